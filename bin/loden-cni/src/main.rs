@@ -1,0 +1,3 @@
+//! The CNI plugins in one binary, chosen by the name it is called by.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The route, node and node-IPAM controller.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The command line for people: plan, lab and emulators.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Leases and their codecs: net-conf.json, subnet.env, node annotations and backend data.

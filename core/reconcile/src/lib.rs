@@ -1,0 +1,1 @@
+//! The reconcile queue: what to look at next, and when.

@@ -1,0 +1,1 @@
+//! Kubernetes as Loden needs it: nodes, conditions, events, leases and leadership.

@@ -1,0 +1,1 @@
+//! Netlink sockets and network namespaces: rtnetlink, nf_tables and the kernel's change notices.

@@ -1,0 +1,1 @@
+//! Logs and health: what a process tells the people who run it.

@@ -1,0 +1,1 @@
+//! An emulator of the part of the Kubernetes API that Loden needs.

@@ -1,0 +1,3 @@
+//! The repository's own commands: demo, test, and the checks CI runs.
+
+fn main() {}
