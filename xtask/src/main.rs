@@ -1,3 +1,70 @@
-//! The repository's own commands: demo, test, and the checks CI runs.
+//! The repository's own commands, run as `cargo xtask <command>`.
 
-fn main() {}
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
+
+mod command;
+mod debian;
+mod layers;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use command::{Cargo, step};
+use std::process::ExitCode;
+
+/// Loden's own commands: see it run, test it, check it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a whole cluster up on an emulated VPC, check that packets cross, draw it, take it down.
+    ///
+    /// Needs root: the cluster is made of network namespaces. Installs the Debian packages it needs when run as root.
+    Demo {
+        /// Given to `loden lab demo` as they are, e.g. `--nodes 5`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the tests: every tier, or the ones named.
+    Test {
+        /// Which tiers; all of them when none is named.
+        tiers: Vec<test::Tier>,
+    },
+    /// Check that every crate depends only on layers below its own.
+    Layers,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo { arguments } => demo(&arguments),
+        Command::Test { tiers } => test::run(&tiers),
+        Command::Layers => layers::check(),
+    }
+}
+
+fn demo(arguments: &[String]) -> Result<()> {
+    command::require_root("the demo makes network namespaces")?;
+    debian::install(debian::LAB)?;
+    step("building flanneld, loden-cni, loden-controller and loden");
+    Cargo::new("build").args(["--workspace", "--bins", "--exclude", "xtask"]).run()?;
+    step("loden lab demo");
+    let loden = layers::target_directory()?.join("debug/loden");
+    let mut words = vec!["lab".to_owned(), "demo".to_owned()];
+    words.extend_from_slice(arguments);
+    command::run(loden.as_str(), &words)
+}

@@ -1,0 +1,81 @@
+//! The tests by tier, cheapest first, so that a mistake is told early.
+
+use crate::command::{self, Cargo, require_root, step};
+use crate::{debian, layers};
+use anyhow::Result;
+use clap::ValueEnum;
+
+/// The version whose verdict CI goes by; another would judge other things.
+const CARGO_DENY: &str = "0.20.2";
+
+/// A tier of tests; `ARCHITECTURE.md` says what belongs in which.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// Formatting, layers, lints, dependencies.
+    Checks,
+    /// No root, no network but loopback.
+    Unit,
+    /// The real kernel, as root, in network namespaces of the tests' own.
+    Kernel,
+    /// Whole clusters in network namespaces.
+    Lab,
+}
+
+/// Runs `tiers`, or every tier when none is named.
+pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
+    let wanted = if tiers.is_empty() { Tier::value_variants() } else { tiers };
+    if wanted.iter().any(|tier| matches!(tier, Tier::Kernel | Tier::Lab)) {
+        require_root(
+            "the kernel and lab tiers make network namespaces (`cargo xtask test checks unit` does without)",
+        )?;
+        debian::install(debian::TESTS)?;
+    }
+    for tier in Tier::value_variants().iter().filter(|tier| wanted.contains(tier)) {
+        match tier {
+            Tier::Checks => checks()?,
+            Tier::Unit => unit()?,
+            Tier::Kernel => targets("kernel", "kernel_*")?,
+            Tier::Lab => targets("lab", "lab_*")?,
+        }
+    }
+    Ok(())
+}
+
+fn checks() -> Result<()> {
+    step("checks: formatting");
+    Cargo::new("fmt").args(["--all", "--check"]).run()?;
+    step("checks: layers");
+    layers::check()?;
+    step("checks: lints");
+    Cargo::new("clippy").args(["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]).run()?;
+    step("checks: documentation");
+    Cargo::new("doc").args(["--workspace", "--no-deps", "--locked", "--quiet"]).run()?;
+    step("checks: dependencies");
+    deny()
+}
+
+/// `cargo deny`, built once into the target directory where the machine has none of this version.
+fn deny() -> Result<()> {
+    let tools = layers::target_directory()?.join("tools");
+    let program = tools.join("bin/cargo-deny");
+    if !program.exists() {
+        step(&format!("building cargo-deny {CARGO_DENY}, once"));
+        Cargo::new("install")
+            .args(["cargo-deny", "--locked", "--quiet", "--version", CARGO_DENY, "--root", tools.as_str()])
+            .run()?;
+    }
+    command::run(program.as_str(), &["--log-level", "error", "check", "bans", "licenses", "sources"])
+}
+
+fn unit() -> Result<()> {
+    step("unit tests");
+    Cargo::new("test").args(["--workspace", "--locked", "--lib", "--bins", "--test", "unit_*"]).run()
+}
+
+fn targets(tier: &str, pattern: &str) -> Result<()> {
+    // The tests run the real binaries, wherever in the workspace these come from.
+    step(&format!("{tier} tests: building the binaries"));
+    Cargo::new("build").args(["--workspace", "--locked", "--bins"]).run()?;
+    step(&format!("{tier} tests"));
+    Cargo::new("test").args(["--workspace", "--locked", "--test", pattern]).run()
+}
