@@ -1,0 +1,409 @@
+//! The words of a VPC's route tables, and of the nodes they serve.
+//!
+//! These types own no behaviour beyond reading and comparing. Two spellings of one thing must never be two values here: a provider ID is
+//! normalised when it is parsed, a destination is a network without host bits. Were that not so, a node would never equal
+//! its own route entry, and a controller that compares the two would delete and recreate it for ever.
+
+use std::fmt;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+/// The ID of a VPC (`vpc-…`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VpcId(pub String);
+
+/// The ID of a *cloud* route table (`vtb-…`); the kernel's table numbers are another type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VpcRouteTableId(pub String);
+
+/// The ID of an ECS instance (`i-…`), without region and scheme.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InstanceId(pub String);
+
+/// The ID of a vSwitch (`vsw-…`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VSwitchId(pub String);
+
+macro_rules! id_text {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl $name {
+            /// The ID as the API spells it.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+id_text!(VpcId, VpcRouteTableId, InstanceId, VSwitchId);
+
+/// Where an instance is: what a node's `spec.providerID` says, in one spelling.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProviderId {
+    /// The region (`cn-hangzhou`).
+    pub region: String,
+    /// The instance in it.
+    pub instance: InstanceId,
+}
+
+/// Why a `spec.providerID` names no ECS instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderIdError {
+    /// The node has none yet; whoever registers nodes (kubelet's `--provider-id`) fills it in.
+    #[error("spec.providerID is empty; start kubelet with --provider-id=<region>.<instance>")]
+    Empty,
+    /// The node belongs to another kind of machine, as its scheme says (`ack-hybrid://…`).
+    #[error("spec.providerID {0:?} belongs to a machine that is no ECS instance")]
+    OtherScheme(String),
+    /// It does not read `<region>.<instance>`.
+    #[error("spec.providerID {0:?} does not read <region>.<instance>, with or without alicloud:// before it")]
+    Malformed(String),
+}
+
+impl ProviderId {
+    /// Reads `cn-hangzhou.i-x` and `alicloud://cn-hangzhou.i-x` as the same value.
+    ///
+    /// # Errors
+    /// The text is empty, has another scheme, or misses one of the two parts.
+    pub fn parse(text: &str) -> Result<Self, ProviderIdError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(ProviderIdError::Empty);
+        }
+        let bare = match text.split_once("://") {
+            None => text,
+            Some((scheme, rest)) if scheme == "alicloud" || scheme == "alibabacloud" => {
+                rest.trim_start_matches('/')
+            }
+            Some(_) => return Err(ProviderIdError::OtherScheme(text.to_owned())),
+        };
+        match bare.split_once('.') {
+            Some((region, instance))
+                if !region.is_empty() && !instance.is_empty() && !instance.contains('.') =>
+            {
+                Ok(Self { region: region.to_owned(), instance: InstanceId(instance.to_owned()) })
+            }
+            _ => Err(ProviderIdError::Malformed(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ProviderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.region, self.instance)
+    }
+}
+
+/// What a node's `Ready` condition says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Readiness {
+    /// `Ready=True`.
+    Ready,
+    /// `Ready=False`: kubelet speaks, but is not satisfied.
+    NotReady,
+    /// `Ready=Unknown`: kubelet has been silent for too long.
+    Unknown,
+    /// There is no such condition yet.
+    #[default]
+    Absent,
+}
+
+/// A node's `NetworkUnavailable` condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUnavailable {
+    /// `True` (pods must not be placed here) or `False`. `Unknown` counts as `True`.
+    pub unavailable: bool,
+    /// One word in CamelCase.
+    pub reason: String,
+    /// What a person can act on.
+    pub message: String,
+}
+
+/// What the route controller needs to know of a Kubernetes node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`: a node that re-registers under its name is another node.
+    pub uid: String,
+    /// `metadata.creationTimestamp` in seconds since 1970; orders who gets an entry first when not all can.
+    pub created: i64,
+    /// `spec.providerID`, as it stands.
+    pub provider_id: String,
+    /// `spec.podCIDRs`, or `spec.podCIDR` alone, as they stand: a malformed one must be reported, not lost.
+    pub pod_cidrs: Vec<String>,
+    /// It carries a label that takes it out of cloud control (`service.alibabacloud.com/exclude-node` or
+    /// `service.beta.kubernetes.io/exclude-node`, with any value).
+    pub excluded: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// The `Ready` condition.
+    pub readiness: Readiness,
+    /// The `NetworkUnavailable` condition, if it is there.
+    pub network_unavailable: Option<NetworkUnavailable>,
+}
+
+/// Labels that take a node out of cloud control, whatever their value.
+pub const EXCLUDE_LABELS: [&str; 2] =
+    ["service.alibabacloud.com/exclude-node", "service.beta.kubernetes.io/exclude-node"];
+
+impl Node {
+    /// The destination of the node's route entry: its first IPv4 pod CIDR, without host bits.
+    ///
+    /// # Errors
+    /// A text before it is no CIDR; the text is the error. `Ok(None)`: there is no IPv4 pod CIDR (yet).
+    pub fn pod_cidr(&self) -> Result<Option<Ipv4Net>, String> {
+        for text in &self.pod_cidrs {
+            match text.parse::<IpNet>() {
+                Ok(IpNet::V4(net)) => return Ok(Some(net.trunc())),
+                Ok(IpNet::V6(_)) => {}
+                Err(_) => return Err(text.clone()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a table is the VPC's own or one that somebody made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableKind {
+    /// `System`: made with the VPC, bound to every new vSwitch.
+    System,
+    /// `Custom`.
+    Custom,
+}
+
+/// One route table as `DescribeRouteTableList` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// Its ID.
+    pub id: VpcRouteTableId,
+    /// System or custom.
+    pub kind: TableKind,
+    /// `AssociateType` is `Gateway`: it steers what enters the VPC and takes no entries of users.
+    pub gateway: bool,
+    /// The vSwitches that route by it.
+    pub vswitches: Vec<VSwitchId>,
+}
+
+/// `Status` of a route entry. The create and delete pages' `Creating` and `Created` read as `Pending` and `Available`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryStatus {
+    /// Being created.
+    Pending,
+    /// In force.
+    Available,
+    /// Being changed.
+    Modifying,
+    /// Being removed.
+    Deleting,
+    /// Something this code does not know; treated as not in force and not settled.
+    Other,
+}
+
+impl EntryStatus {
+    /// Reads the API's word, in either of its two vocabularies.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "Pending" | "Creating" => Self::Pending,
+            "Available" | "Created" => Self::Available,
+            "Modifying" => Self::Modifying,
+            "Deleting" => Self::Deleting,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// `Type` of a route entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryType {
+    /// Made by a user or a controller; the only kind that one can delete.
+    Custom,
+    /// Made with a vSwitch or the VPC.
+    System,
+    /// Learned (`BGP`, `CEN`, `ECR`, …).
+    Dynamic(String),
+}
+
+impl EntryType {
+    /// Reads the API's word.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "Custom" => Self::Custom,
+            "System" => Self::System,
+            other => Self::Dynamic(other.to_owned()),
+        }
+    }
+}
+
+/// One next hop of a route entry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NextHop {
+    /// `NextHopType` as the API spells it (`Instance`, `NetworkInterface`, `HaVip`, `NatGateway`, `local`, …).
+    pub kind: String,
+    /// `NextHopId`; empty for local entries.
+    pub id: String,
+}
+
+impl NextHop {
+    /// An ECS instance as next hop.
+    #[must_use]
+    pub fn instance(id: &InstanceId) -> Self {
+        Self { kind: "Instance".to_owned(), id: id.0.clone() }
+    }
+
+    /// The instance, when it is one. The API's own spelling varies in case.
+    #[must_use]
+    pub fn as_instance(&self) -> Option<InstanceId> {
+        self.kind.eq_ignore_ascii_case("instance").then(|| InstanceId(self.id.clone()))
+    }
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind.eq_ignore_ascii_case("instance") {
+            f.write_str(&self.id)
+        } else if self.id.is_empty() {
+            f.write_str(&self.kind)
+        } else {
+            write!(f, "{} {}", self.kind, self.id)
+        }
+    }
+}
+
+/// One row of a cloud route table, as listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// The table it is in.
+    pub table: VpcRouteTableId,
+    /// `RouteEntryId`; system entries may have none (empty).
+    pub id: String,
+    /// The destination, without host bits.
+    pub destination: IpNet,
+    /// Its next hops; more than one is ECMP.
+    pub next_hops: Vec<NextHop>,
+    /// Its state.
+    pub status: EntryStatus,
+    /// Who may have made it.
+    pub kind: EntryType,
+    /// `RouteEntryName`.
+    pub name: String,
+    /// `Description`.
+    pub description: String,
+}
+
+impl RouteEntry {
+    /// The instance it points to, when it is a custom entry with exactly one next hop and that is an instance.
+    #[must_use]
+    pub fn instance(&self) -> Option<InstanceId> {
+        match (&self.kind, self.next_hops.as_slice()) {
+            (EntryType::Custom, [hop]) => hop.as_instance(),
+            _ => None,
+        }
+    }
+
+    /// The next hops in one text.
+    #[must_use]
+    pub fn via(&self) -> String {
+        let hops: Vec<String> = self.next_hops.iter().map(ToString::to_string).collect();
+        if hops.is_empty() { "nothing".to_owned() } else { hops.join(" + ") }
+    }
+}
+
+/// An entry to create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEntry {
+    /// The table to write to.
+    pub table: VpcRouteTableId,
+    /// The destination.
+    pub destination: IpNet,
+    /// The instance to point to.
+    pub instance: InstanceId,
+    /// `RouteEntryName`: half of the ownership mark.
+    pub name: String,
+    /// `Description`: the other half, for people.
+    pub description: String,
+}
+
+/// An entry to delete, named so that nothing else can be hit: by its ID where there is one, else by table, destination and next hop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryRef {
+    /// The table it is in.
+    pub table: VpcRouteTableId,
+    /// `RouteEntryId`, or empty.
+    pub id: String,
+    /// The destination.
+    pub destination: IpNet,
+    /// The next hop it had when listed.
+    pub next_hop: NextHop,
+}
+
+/// An ECS instance as the controller needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its ID.
+    pub id: InstanceId,
+    /// The vSwitch of its primary network interface.
+    pub vswitch: VSwitchId,
+    /// The ID of its primary network interface (`eni-…`).
+    pub primary_eni: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_provider_id_is_one_value() {
+        let plain = ProviderId::parse("cn-hangzhou.i-x").unwrap();
+        assert_eq!(ProviderId::parse("alicloud://cn-hangzhou.i-x").unwrap(), plain);
+        assert_eq!(ProviderId::parse(" cn-hangzhou.i-x ").unwrap(), plain);
+        assert_eq!(plain.to_string(), "cn-hangzhou.i-x");
+        assert_eq!(ProviderId::parse(""), Err(ProviderIdError::Empty));
+        assert!(matches!(ProviderId::parse("ack-hybrid://x.y"), Err(ProviderIdError::OtherScheme(_))));
+        for bad in ["i-x", "cn-hangzhou.", ".i-x", "a.b.c", "alicloud://i-x"] {
+            assert!(matches!(ProviderId::parse(bad), Err(ProviderIdError::Malformed(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_pod_cidr_is_the_first_ipv4_one_without_host_bits() {
+        let node = |cidrs: &[&str]| Node {
+            pod_cidrs: cidrs.iter().map(|s| (*s).to_owned()).collect(),
+            ..Node::default()
+        };
+        assert_eq!(
+            node(&["fd00::/64", "172.20.1.9/24"]).pod_cidr(),
+            Ok(Some("172.20.1.0/24".parse().unwrap()))
+        );
+        assert_eq!(node(&["fd00::/64"]).pod_cidr(), Ok(None));
+        assert_eq!(node(&[]).pod_cidr(), Ok(None));
+        assert_eq!(node(&["172.20.1.0/33", "172.20.2.0/24"]).pod_cidr(), Err("172.20.1.0/33".to_owned()));
+    }
+}
