@@ -1,1 +1,16 @@
-//! Leases and their codecs: net-conf.json, subnet.env, node annotations and backend data.
+//! Leases and their codecs: `net-conf.json`, `subnet.env`, node annotations, backend data and etcd subnet keys.
+//!
+//! Everything here is text in, value out (and back). Formats are flannel's, byte for byte, because peers, runtimes and
+//! operators' scripts read them. Getting a key wrong strands a node: its peers cannot find it, or its pods get no address.
+
+mod annotations;
+mod attributes;
+mod net_conf;
+mod subnet_env;
+mod subnet_key;
+
+pub use annotations::{AnnotationKeys, PrefixError};
+pub use attributes::{AttributesError, BackendData, LeaseAttributes, PublicIp};
+pub use net_conf::{BackendConf, NetConf, NetConfError, SubnetRange};
+pub use subnet_env::{PreviousSubnets, SubnetEnv, SubnetEnvError, gateway_of};
+pub use subnet_key::{SubnetKey, SubnetKeyError};
