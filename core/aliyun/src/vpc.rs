@@ -1,0 +1,751 @@
+//! VPC actions, version 2016-04-28: VPCs, vSwitches, route tables and their entries.
+//!
+//! Field names and the odd wrapper objects (`RouterTableList.RouterTableListType[]`) are the vendor's. In answers, whatever a decision
+//! rests on is mandatory: an answer that lacks it is malformed and never read as "none".
+
+use serde::{Deserialize, Serialize};
+
+use crate::request::{item, list_in, request};
+
+/// Entries in one `CreateRouteEntries` or `DeleteRouteEntries` call, at most.
+pub const BATCH_LIMIT: usize = 50;
+/// `MaxResult` of `DescribeRouteEntryList`, at most.
+pub const MAX_RESULT: u32 = 100;
+/// `PageSize` of the paged lists, at most.
+pub const MAX_PAGE_SIZE: u32 = 50;
+/// Custom entries per table unless the account has another quota.
+pub const DEFAULT_ENTRY_QUOTA: u32 = 200;
+
+list_in!(in_vpc, "Vpc");
+list_in!(in_vswitch, "VSwitch");
+list_in!(in_vswitch_id, "VSwitchId");
+list_in!(in_secondary_cidr_block, "SecondaryCidrBlock");
+list_in!(in_user_cidr, "UserCidr");
+list_in!(in_router_table_ids, "RouterTableIds");
+list_in!(in_router_table_list_type, "RouterTableListType");
+list_in!(in_gateway_ids, "GatewayIds");
+list_in!(in_tag, "Tag");
+list_in!(in_route_entry, "RouteEntry");
+list_in!(in_next_hop, "NextHop");
+
+item! {
+    /// A tag in a request.
+    TagFilter {
+        /// Key.
+        key: Option<String> = "Key",
+        /// Value.
+        value: Option<String> = "Value",
+    }
+}
+
+/// A tag of a VPC object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Tag {
+    /// Key.
+    pub key: String,
+    /// Value.
+    #[serde(default)]
+    pub value: String,
+}
+
+request! {
+    /// Lists VPCs.
+    DescribeVpcs in Vpc -> DescribeVpcsAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// Only these VPCs, separated by commas.
+        vpc_id: Option<String> = "VpcId",
+        /// Only VPCs of this name.
+        vpc_name: Option<String> = "VpcName",
+        /// Only default VPCs, or only others.
+        is_default: Option<bool> = "IsDefault",
+        /// Page, from 1.
+        page_number: Option<u32> = "PageNumber",
+        /// VPCs per page, 10 unless said, 50 at most.
+        page_size: Option<u32> = "PageSize",
+    }
+}
+
+/// Answer of [`DescribeVpcs`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribeVpcsAnswer {
+    /// Request.
+    pub request_id: String,
+    /// All VPCs that match, on all pages.
+    pub total_count: u32,
+    /// This page.
+    pub page_number: u32,
+    /// Size of a page.
+    pub page_size: u32,
+    /// VPCs of this page.
+    #[serde(with = "in_vpc")]
+    pub vpcs: Vec<Vpc>,
+}
+
+/// A VPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Vpc {
+    /// `vpc-…`.
+    pub vpc_id: String,
+    /// Region.
+    pub region_id: String,
+    /// `Pending` or `Available`.
+    pub status: String,
+    /// Name.
+    #[serde(default)]
+    pub vpc_name: String,
+    /// Creation, UTC.
+    #[serde(default)]
+    pub creation_time: String,
+    /// Primary IPv4 range.
+    pub cidr_block: String,
+    /// IPv6 range, empty if none.
+    #[serde(default)]
+    pub ipv6_cidr_block: String,
+    /// `vrt-…`.
+    #[serde(rename = "VRouterId", default)]
+    pub vrouter_id: String,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// Whether it is the region's default VPC.
+    #[serde(default)]
+    pub is_default: bool,
+    /// Its vSwitches.
+    #[serde(rename = "VSwitchIds", with = "in_vswitch_id")]
+    pub vswitch_ids: Vec<String>,
+    /// Further IPv4 ranges.
+    #[serde(with = "in_secondary_cidr_block")]
+    pub secondary_cidr_blocks: Vec<String>,
+    /// Ranges that users declare as theirs.
+    #[serde(with = "in_user_cidr")]
+    pub user_cidrs: Vec<String>,
+    /// Its route tables.
+    #[serde(with = "in_router_table_ids")]
+    pub router_table_ids: Vec<String>,
+}
+
+request! {
+    /// One VPC in full.
+    DescribeVpcAttribute in Vpc -> DescribeVpcAttributeAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The VPC.
+        vpc_id: String = "VpcId",
+    }
+}
+
+/// Answer of [`DescribeVpcAttribute`]: the fields of the VPC itself, beside the request ID.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribeVpcAttributeAnswer {
+    /// Request.
+    pub request_id: String,
+    /// `vpc-…`.
+    pub vpc_id: String,
+    /// Region.
+    pub region_id: String,
+    /// `Pending` or `Available`.
+    pub status: String,
+    /// Name.
+    #[serde(default)]
+    pub vpc_name: String,
+    /// Creation, UTC.
+    #[serde(default)]
+    pub creation_time: String,
+    /// Primary IPv4 range.
+    pub cidr_block: String,
+    /// IPv6 range, empty if none.
+    #[serde(default)]
+    pub ipv6_cidr_block: String,
+    /// `vrt-…`.
+    #[serde(rename = "VRouterId", default)]
+    pub vrouter_id: String,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// Whether it is the region's default VPC.
+    #[serde(default)]
+    pub is_default: bool,
+    /// Its vSwitches.
+    #[serde(rename = "VSwitchIds", with = "in_vswitch_id")]
+    pub vswitch_ids: Vec<String>,
+    /// Further IPv4 ranges.
+    #[serde(with = "in_secondary_cidr_block")]
+    pub secondary_cidr_blocks: Vec<String>,
+    /// Ranges that users declare as theirs.
+    #[serde(with = "in_user_cidr")]
+    pub user_cidrs: Vec<String>,
+}
+
+request! {
+    /// Lists vSwitches.
+    DescribeVSwitches in Vpc -> DescribeVSwitchesAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// Only vSwitches of this VPC.
+        vpc_id: Option<String> = "VpcId",
+        /// Only these vSwitches, separated by commas.
+        vswitch_id: Option<String> = "VSwitchId",
+        /// Only vSwitches in this zone.
+        zone_id: Option<String> = "ZoneId",
+        /// Only vSwitches of this name.
+        vswitch_name: Option<String> = "VSwitchName",
+        /// Only vSwitches that use this table.
+        route_table_id: Option<String> = "RouteTableId",
+        /// Page, from 1.
+        page_number: Option<u32> = "PageNumber",
+        /// vSwitches per page, 10 unless said, 50 at most.
+        page_size: Option<u32> = "PageSize",
+    }
+}
+
+/// Answer of [`DescribeVSwitches`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribeVSwitchesAnswer {
+    /// Request.
+    pub request_id: String,
+    /// All vSwitches that match, on all pages.
+    pub total_count: u32,
+    /// This page.
+    pub page_number: u32,
+    /// Size of a page.
+    pub page_size: u32,
+    /// vSwitches of this page.
+    #[serde(rename = "VSwitches", with = "in_vswitch")]
+    pub vswitches: Vec<VSwitch>,
+}
+
+/// A vSwitch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct VSwitch {
+    /// `vsw-…`.
+    #[serde(rename = "VSwitchId")]
+    pub vswitch_id: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// `Pending` or `Available`.
+    pub status: String,
+    /// IPv4 range.
+    pub cidr_block: String,
+    /// IPv6 range, empty if none.
+    #[serde(default)]
+    pub ipv6_cidr_block: String,
+    /// Zone.
+    pub zone_id: String,
+    /// Addresses that are still free.
+    #[serde(default)]
+    pub available_ip_address_count: u64,
+    /// Name.
+    #[serde(rename = "VSwitchName", default)]
+    pub vswitch_name: String,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// Creation, UTC.
+    #[serde(default)]
+    pub creation_time: String,
+    /// Whether it is the zone's default vSwitch.
+    #[serde(default)]
+    pub is_default: bool,
+    /// The table by which its packets are routed.
+    #[serde(default)]
+    pub route_table: VSwitchRouteTable,
+}
+
+/// The table of a vSwitch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct VSwitchRouteTable {
+    /// `vtb-…`.
+    pub route_table_id: String,
+    /// `System` or `Custom`.
+    pub route_table_type: String,
+}
+
+request! {
+    /// Lists route tables.
+    DescribeRouteTableList in Vpc -> DescribeRouteTableListAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// Only tables of this VPC.
+        vpc_id: Option<String> = "VpcId",
+        /// Only this table.
+        route_table_id: Option<String> = "RouteTableId",
+        /// Only tables of this name.
+        route_table_name: Option<String> = "RouteTableName",
+        /// Only `System` or only `Custom` tables.
+        route_table_type: Option<String> = "RouteTableType",
+        /// `VRouter` or `VBR`.
+        router_type: Option<String> = "RouterType",
+        /// Only tables of this router.
+        router_id: Option<String> = "RouterId",
+        /// Only tables of this resource group.
+        resource_group_id: Option<String> = "ResourceGroupId",
+        /// Page, from 1.
+        page_number: Option<u32> = "PageNumber",
+        /// Tables per page, 10 unless said, 50 at most.
+        page_size: Option<u32> = "PageSize",
+        /// Only tables with these tags.
+        tags: Vec<TagFilter> = "Tag",
+    }
+}
+
+/// Answer of [`DescribeRouteTableList`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribeRouteTableListAnswer {
+    /// Request.
+    pub request_id: String,
+    /// Size of a page.
+    pub page_size: u32,
+    /// This page.
+    pub page_number: u32,
+    /// All tables that match, on all pages.
+    pub total_count: u32,
+    /// Tables of this page.
+    #[serde(rename = "RouterTableList", with = "in_router_table_list_type")]
+    pub tables: Vec<RouteTable>,
+}
+
+/// A route table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RouteTable {
+    /// `vtb-…`.
+    pub route_table_id: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// Name.
+    #[serde(default)]
+    pub route_table_name: String,
+    /// `System` or `Custom`.
+    pub route_table_type: String,
+    /// `VSwitch` or `Gateway`.
+    #[serde(default)]
+    pub associate_type: String,
+    /// `Pending`, `Available` or `Deleting`.
+    #[serde(default)]
+    pub status: String,
+    /// `vrt-…`.
+    #[serde(default)]
+    pub router_id: String,
+    /// `VRouter` or `VBR`.
+    #[serde(default)]
+    pub router_type: String,
+    /// Creation, UTC.
+    #[serde(default)]
+    pub creation_time: String,
+    /// Account.
+    #[serde(default)]
+    pub owner_id: u64,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// Resource group.
+    #[serde(default)]
+    pub resource_group_id: String,
+    /// Whether dynamic routes enter the table.
+    #[serde(default)]
+    pub route_propagation_enable: bool,
+    /// vSwitches that use the table.
+    #[serde(rename = "VSwitchIds", with = "in_vswitch_id")]
+    pub vswitch_ids: Vec<String>,
+    /// Gateways that use the table.
+    #[serde(with = "in_gateway_ids")]
+    pub gateway_ids: Vec<String>,
+    /// Tags.
+    #[serde(with = "in_tag")]
+    pub tags: Vec<Tag>,
+}
+
+request! {
+    /// Lists the entries of one table.
+    DescribeRouteEntryList in Vpc -> DescribeRouteEntryListAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The table.
+        route_table_id: String = "RouteTableId",
+        /// Only this entry.
+        route_entry_id: Option<String> = "RouteEntryId",
+        /// Only entries of this name.
+        route_entry_name: Option<String> = "RouteEntryName",
+        /// Only this destination.
+        destination_cidr_block: Option<String> = "DestinationCidrBlock",
+        /// Only these destinations, 20 at most.
+        dest_cidr_block_list: Vec<String> = "DestCidrBlockList",
+        /// `IPv4` or `IPv6`.
+        ip_version: Option<String> = "IpVersion",
+        /// `Custom`, `System`, `BGP`, `CEN` or `ECR`.
+        route_entry_type: Option<String> = "RouteEntryType",
+        /// Only entries through this next hop.
+        next_hop_id: Option<String> = "NextHopId",
+        /// Only entries through this type of next hop.
+        next_hop_type: Option<String> = "NextHopType",
+        /// Entries per page, 10 unless said; see [`MAX_RESULT`].
+        max_result: Option<u32> = "MaxResult",
+        /// From the page before.
+        next_token: Option<String> = "NextToken",
+        /// `TR` for entries of a transit router.
+        service_type: Option<String> = "ServiceType",
+    }
+}
+
+/// Answer of [`DescribeRouteEntryList`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribeRouteEntryListAnswer {
+    /// Request.
+    pub request_id: String,
+    /// Asks for the next page; empty on the last.
+    #[serde(default)]
+    pub next_token: String,
+    /// All entries that match, on all pages. Older answers lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_count: Option<u32>,
+    /// Entries of this page.
+    #[serde(rename = "RouteEntrys", with = "in_route_entry")]
+    pub entries: Vec<RouteEntry>,
+}
+
+/// One row of a route table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RouteEntry {
+    /// `rte-…`.
+    #[serde(default)]
+    pub route_entry_id: String,
+    /// Name.
+    #[serde(default)]
+    pub route_entry_name: String,
+    /// Its table.
+    pub route_table_id: String,
+    /// Destination.
+    pub destination_cidr_block: String,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// State.
+    pub status: EntryStatus,
+    /// `Custom`, `System`, `BGP`, `CEN` or `ECR`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// `IPv4` or `IPv6`.
+    #[serde(default)]
+    pub ip_version: String,
+    /// Last change, UTC.
+    #[serde(default)]
+    pub gmt_modified: String,
+    /// `RoutePropagation`, `SystemCreate` or `CustomCreate`.
+    #[serde(default)]
+    pub origin: String,
+    /// `TR` for entries of a transit router.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service_type: String,
+    /// Where packets go: one next hop, or several with equal cost.
+    #[serde(with = "in_next_hop")]
+    pub next_hops: Vec<NextHop>,
+}
+
+/// State of an entry. Create and delete are asynchronous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EntryStatus {
+    /// Being created; carries no packet yet. Some pages of the documentation call it Creating.
+    #[serde(alias = "Creating")]
+    Pending,
+    /// In force. Some pages call it Created.
+    #[serde(alias = "Created")]
+    Available,
+    /// Being changed.
+    Modifying,
+    /// Being deleted; it is gone when it is no longer listed.
+    Deleting,
+}
+
+/// Where an entry sends packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NextHop {
+    /// `i-…`, `eni-…`, …; for system entries it may be empty.
+    #[serde(default)]
+    pub next_hop_id: String,
+    /// `Instance`, `NetworkInterface`, `local`, `service`, …
+    #[serde(default)]
+    pub next_hop_type: String,
+    /// Region, when it is another one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next_hop_region_id: String,
+    /// 1 when it takes packets.
+    #[serde(default)]
+    pub enabled: u32,
+    /// Share among several, 0..=255.
+    #[serde(default)]
+    pub weight: u32,
+}
+
+item! {
+    /// One of several next hops in a request.
+    NextHopSpec {
+        /// Type.
+        next_hop_type: Option<String> = "NextHopType",
+        /// ID.
+        next_hop_id: Option<String> = "NextHopId",
+        /// Share, 0..=255.
+        weight: Option<u32> = "Weight",
+    }
+}
+
+request! {
+    /// Creates one entry.
+    CreateRouteEntry in Vpc -> CreateRouteEntryAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The table.
+        route_table_id: String = "RouteTableId",
+        /// Destination; a bare address is a /32.
+        destination_cidr_block: String = "DestinationCidrBlock",
+        /// Next hop.
+        next_hop_id: Option<String> = "NextHopId",
+        /// Its type; `Instance` unless said.
+        next_hop_type: Option<String> = "NextHopType",
+        /// Several next hops instead of one.
+        next_hop_list: Vec<NextHopSpec> = "NextHopList",
+        /// Makes a repeated call return the first call's entry.
+        client_token: Option<String> = "ClientToken",
+        /// Name.
+        route_entry_name: Option<String> = "RouteEntryName",
+        /// Description.
+        description: Option<String> = "Description",
+        /// Only check; success answers the error `DryRunOperation`.
+        dry_run: Option<bool> = "DryRun",
+    }
+}
+
+/// Answer of [`CreateRouteEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreateRouteEntryAnswer {
+    /// Request.
+    pub request_id: String,
+    /// `rte-…` of the new entry, which is Pending.
+    pub route_entry_id: String,
+}
+
+request! {
+    /// Deletes one entry, by its ID or by table, destination and next hop.
+    DeleteRouteEntry in Vpc -> DeleteRouteEntryAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The table.
+        route_table_id: Option<String> = "RouteTableId",
+        /// Destination.
+        destination_cidr_block: Option<String> = "DestinationCidrBlock",
+        /// Next hop of an entry with one.
+        next_hop_id: Option<String> = "NextHopId",
+        /// Next hops of an entry with several.
+        next_hop_list: Vec<NextHopSpec> = "NextHopList",
+        /// The entry, instead of table and destination.
+        route_entry_id: Option<String> = "RouteEntryId",
+        /// Only check; success answers the error `DryRunOperation`.
+        dry_run: Option<bool> = "DryRun",
+    }
+}
+
+/// Answer of [`DeleteRouteEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DeleteRouteEntryAnswer {
+    /// Request.
+    pub request_id: String,
+}
+
+item! {
+    /// One entry to create. Its fields are named differently from [`CreateRouteEntry`]'s.
+    NewRouteEntry {
+        /// The table. The API wants it in every item.
+        route_table_id: Option<String> = "RouteTableId",
+        /// Destination.
+        dst_cidr_block: Option<String> = "DstCidrBlock",
+        /// Next hop.
+        next_hop: Option<String> = "NextHop",
+        /// Its type.
+        next_hop_type: Option<String> = "NextHopType",
+        /// 4 or 6.
+        ip_version: Option<String> = "IpVersion",
+        /// Name.
+        name: Option<String> = "Name",
+        /// Description.
+        description: Option<String> = "Description",
+    }
+}
+
+request! {
+    /// Creates up to [`BATCH_LIMIT`] entries. Succeeds as a call even when single entries fail.
+    CreateRouteEntries in Vpc -> CreateRouteEntriesAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The entries.
+        route_entries: Vec<NewRouteEntry> = "RouteEntries",
+        /// Only check; success answers the error `DryRunOperation`.
+        dry_run: Option<bool> = "DryRun",
+    }
+}
+
+/// Answer of [`CreateRouteEntries`]. Its lists have no wrapper objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreateRouteEntriesAnswer {
+    /// Request.
+    pub request_id: String,
+    /// Entries accepted.
+    pub success_count: u32,
+    /// Entries refused.
+    pub failed_count: u32,
+    /// IDs of the accepted ones.
+    #[serde(default)]
+    pub route_entry_ids: Vec<String>,
+    /// The refused ones.
+    #[serde(default)]
+    pub failed_route_entries: Vec<FailedRouteEntry>,
+}
+
+item! {
+    /// One entry to delete.
+    OldRouteEntry {
+        /// The table.
+        route_table_id: Option<String> = "RouteTableId",
+        /// The entry, or else the next two.
+        route_entry_id: Option<String> = "RouteEntryId",
+        /// Destination.
+        dst_cidr_block: Option<String> = "DstCidrBlock",
+        /// Next hop.
+        next_hop: Option<String> = "NextHop",
+    }
+}
+
+request! {
+    /// Deletes up to [`BATCH_LIMIT`] entries. Succeeds as a call even when single entries fail.
+    DeleteRouteEntries in Vpc -> DeleteRouteEntriesAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The entries.
+        route_entries: Vec<OldRouteEntry> = "RouteEntries",
+        /// Only check; success answers the error `DryRunOperation`.
+        dry_run: Option<bool> = "DryRun",
+    }
+}
+
+/// Answer of [`DeleteRouteEntries`]. Its list has no wrapper object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DeleteRouteEntriesAnswer {
+    /// Request.
+    pub request_id: String,
+    /// Entries accepted.
+    pub success_count: u32,
+    /// Entries refused.
+    pub failed_count: u32,
+    /// The refused ones.
+    #[serde(default)]
+    pub failed_route_entries: Vec<FailedRouteEntry>,
+}
+
+/// An item of a batch that was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FailedRouteEntry {
+    /// The entry, when the request named it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub route_entry_id: String,
+    /// Destination.
+    #[serde(default)]
+    pub dst_cidr_block: String,
+    /// Next hop.
+    #[serde(default)]
+    pub next_hop: String,
+    /// Code; see [`crate::codes`] and [`crate::classify`].
+    pub failed_code: String,
+    /// Sentence for people.
+    #[serde(default)]
+    pub failed_message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Params, Request};
+
+    #[test]
+    fn batch_items_are_numbered_structures() {
+        let request = CreateRouteEntries {
+            region_id: Some("cn-hangzhou".into()),
+            route_entries: vec![
+                NewRouteEntry {
+                    route_table_id: Some("vtb-1".into()),
+                    dst_cidr_block: Some("10.0.1.0/24".into()),
+                    next_hop: Some("i-1".into()),
+                    next_hop_type: Some("Instance".into()),
+                    ip_version: Some("4".into()),
+                    ..NewRouteEntry::default()
+                };
+                12
+            ],
+            dry_run: Some(true),
+        };
+        let params = request.to_params();
+        assert_eq!(params.get("RouteEntries.12.DstCidrBlock"), Some("10.0.1.0/24"));
+        assert_eq!(CreateRouteEntries::from_params(&params).unwrap(), request);
+    }
+
+    #[test]
+    fn booleans_are_read_in_any_case() {
+        let mut params = Params::new();
+        params.set("DryRun", "True");
+        assert_eq!(DeleteRouteEntries::from_params(&params).unwrap().dry_run, Some(true));
+        params.set("DryRun", "perhaps");
+        assert_eq!(DeleteRouteEntries::from_params(&params).unwrap_err().code, "InvalidParameter");
+    }
+
+    #[test]
+    fn a_mandatory_parameter_is_missed() {
+        let error = DescribeRouteEntryList::from_params(&Params::new()).unwrap_err();
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("MissingParameter", "Miss mandatory parameter.")
+        );
+    }
+
+    #[test]
+    fn answers_are_read_as_captured_from_real_clients() {
+        let list: DescribeRouteEntryListAnswer = serde_json::from_str(
+            r#"{"RequestId":"R","NextToken":"","RouteEntrys":{"RouteEntry":[{"DestinationCidrBlock":"10.0.1.0/24","Type":"Custom","Status":"Available","RouteTableId":"vtb-1","RouteEntryId":"rte-1","IpVersion":"IPv4","NextHops":{"NextHop":[{"NextHopId":"i-1","NextHopType":"Instance","Enabled":1,"Weight":0}]}}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(list.entries[0].next_hops[0].next_hop_id, "i-1");
+        let batch: CreateRouteEntriesAnswer = serde_json::from_str(
+            r#"{"RequestId":"R","SuccessCount":1,"FailedCount":1,"RouteEntryIds":["rte-1"],"FailedRouteEntries":[{"DstCidrBlock":"10.0.2.0/24","NextHop":"i-2","FailedCode":"VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE","FailedMessage":"x"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(batch.failed_route_entries[0].next_hop, "i-2");
+    }
+
+    #[test]
+    fn an_answer_without_its_list_is_malformed_not_empty() {
+        assert!(serde_json::from_str::<DescribeRouteEntryListAnswer>(r#"{"RequestId":"R"}"#).is_err());
+        assert!(
+            serde_json::from_str::<DescribeRouteEntryListAnswer>(r#"{"RequestId":"R","RouteEntrys":{}}"#)
+                .is_err()
+        );
+        assert!(
+            serde_json::from_str::<DescribeRouteTableListAnswer>(
+                r#"{"RequestId":"R","PageSize":10,"PageNumber":1,"TotalCount":1}"#
+            )
+            .is_err()
+        );
+    }
+}
