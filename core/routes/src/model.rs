@@ -7,6 +7,7 @@
 use std::fmt;
 
 use ipnet::{IpNet, Ipv4Net};
+use loden_aliyun::{ProviderId, ProviderIdError};
 use serde::{Deserialize, Serialize};
 
 /// The ID of a VPC (`vpc-…`).
@@ -60,63 +61,6 @@ macro_rules! id_text {
 }
 
 id_text!(VpcId, VpcRouteTableId, InstanceId, VSwitchId);
-
-/// Where an instance is: what a node's `spec.providerID` says, in one spelling.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ProviderId {
-    /// The region (`cn-hangzhou`).
-    pub region: String,
-    /// The instance in it.
-    pub instance: InstanceId,
-}
-
-/// Why a `spec.providerID` names no ECS instance.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProviderIdError {
-    /// The node has none yet; whoever registers nodes (kubelet's `--provider-id`) fills it in.
-    #[error("spec.providerID is empty; start kubelet with --provider-id=<region>.<instance>")]
-    Empty,
-    /// The node belongs to another kind of machine, as its scheme says (`ack-hybrid://…`).
-    #[error("spec.providerID {0:?} belongs to a machine that is no ECS instance")]
-    OtherScheme(String),
-    /// It does not read `<region>.<instance>`.
-    #[error("spec.providerID {0:?} does not read <region>.<instance>, with or without alicloud:// before it")]
-    Malformed(String),
-}
-
-impl ProviderId {
-    /// Reads `cn-hangzhou.i-x` and `alicloud://cn-hangzhou.i-x` as the same value.
-    ///
-    /// # Errors
-    /// The text is empty, has another scheme, or misses one of the two parts.
-    pub fn parse(text: &str) -> Result<Self, ProviderIdError> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Err(ProviderIdError::Empty);
-        }
-        let bare = match text.split_once("://") {
-            None => text,
-            Some((scheme, rest)) if scheme == "alicloud" || scheme == "alibabacloud" => {
-                rest.trim_start_matches('/')
-            }
-            Some(_) => return Err(ProviderIdError::OtherScheme(text.to_owned())),
-        };
-        match bare.split_once('.') {
-            Some((region, instance))
-                if !region.is_empty() && !instance.is_empty() && !instance.contains('.') =>
-            {
-                Ok(Self { region: region.to_owned(), instance: InstanceId(instance.to_owned()) })
-            }
-            _ => Err(ProviderIdError::Malformed(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for ProviderId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.region, self.instance)
-    }
-}
 
 /// What a node's `Ready` condition says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -172,6 +116,14 @@ pub const EXCLUDE_LABELS: [&str; 2] =
     ["service.alibabacloud.com/exclude-node", "service.beta.kubernetes.io/exclude-node"];
 
 impl Node {
+    /// The instance that the node runs on, the same whichever way `spec.providerID` is spelt.
+    ///
+    /// # Errors
+    /// The provider ID names no ECS instance.
+    pub fn instance(&self) -> Result<InstanceId, ProviderIdError> {
+        self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId(id.instance))
+    }
+
     /// The destination of the node's route entry: its first IPv4 pod CIDR, without host bits.
     ///
     /// # Errors
@@ -378,19 +330,6 @@ pub struct Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_spelling_of_a_provider_id_is_one_value() {
-        let plain = ProviderId::parse("cn-hangzhou.i-x").unwrap();
-        assert_eq!(ProviderId::parse("alicloud://cn-hangzhou.i-x").unwrap(), plain);
-        assert_eq!(ProviderId::parse(" cn-hangzhou.i-x ").unwrap(), plain);
-        assert_eq!(plain.to_string(), "cn-hangzhou.i-x");
-        assert_eq!(ProviderId::parse(""), Err(ProviderIdError::Empty));
-        assert!(matches!(ProviderId::parse("ack-hybrid://x.y"), Err(ProviderIdError::OtherScheme(_))));
-        for bad in ["i-x", "cn-hangzhou.", ".i-x", "a.b.c", "alicloud://i-x"] {
-            assert!(matches!(ProviderId::parse(bad), Err(ProviderIdError::Malformed(_))), "{bad}");
-        }
-    }
 
     #[test]
     fn the_pod_cidr_is_the_first_ipv4_one_without_host_bits() {

@@ -8,6 +8,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use ipnet::IpNet;
+pub use loden_aliyun::ErrorClass as FailureClass;
+use loden_aliyun::classify;
 
 use crate::model::{
     EntryRef, Instance, InstanceId, NewEntry, RouteEntry, RouteTable, VpcId, VpcRouteTableId,
@@ -116,27 +118,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// What a failure asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FailureClass {
-    /// Too many calls: slow down.
-    Throttled,
-    /// Another change of this VPC is under way: come back in a moment.
-    Busy,
-    /// The table is full.
-    Quota,
-    /// The destination is already there, pointing who knows where: look at the table again.
-    Duplicate,
-    /// What was named does not exist (any more).
-    NotFound,
-    /// Credentials or permissions are wrong: a person has to act.
-    Denied,
-    /// This request can never succeed as it stands.
-    Invalid,
-    /// The network or the service failed; whether the request was carried out is unknown.
-    Transient,
-}
-
 impl Failure {
     /// A failure that the API answered with.
     #[must_use]
@@ -147,7 +128,7 @@ impl Failure {
         request_id: &str,
         retry_after: Option<Duration>,
     ) -> Self {
-        let class = if retry_after.is_some() { FailureClass::Throttled } else { classify(http_status, code) };
+        let class = if retry_after.is_some() { FailureClass::Throttled } else { classify(code, http_status) };
         Self {
             class,
             code: code.to_owned(),
@@ -160,14 +141,14 @@ impl Failure {
     /// An item's `FailedCode`.
     #[must_use]
     pub fn item(code: &str, message: &str) -> Self {
-        Self::api(200, code, message, "", None)
+        Self::api(0, code, message, "", None)
     }
 
-    /// A failure below the API: no connection, no answer, an answer that cannot be read.
+    /// A failure below the API: no connection, no answer, an answer that cannot be read. Whether the request was carried out is unknown.
     #[must_use]
     pub fn transport(message: impl Into<String>) -> Self {
         Self {
-            class: FailureClass::Transient,
+            class: FailureClass::Server,
             code: "Transport".to_owned(),
             message: message.into(),
             request_id: String::new(),
@@ -182,101 +163,16 @@ impl Failure {
     }
 }
 
-/// Reads an error code as the VPC and ECS APIs document them, misspellings included.
-#[must_use]
-pub fn classify(http_status: u16, code: &str) -> FailureClass {
-    const BUSY: [&str; 14] = [
-        "TaskConflict",
-        "OperationConflict",
-        "IncorrectRouteEntryStatus",
-        "IncorrcetRouteEntryStatus",
-        "IncorrectStatus.VpcRouteEntry",
-        "IncorrectStatus.RouteTableStatus",
-        "IncorrectVpcStatus",
-        "IncorrectVSwitchStatus",
-        "IncorrectHaVipStatus",
-        "IncorrectInstanceStatus",
-        "LastTokenProcessing",
-        "OperationFailed.DistibuteLock",
-        "VPC_ROUTE_ENTRY_STATUS_ERROR",
-        "InvalidOperation.Conflict",
-    ];
-    const DUPLICATE: [&str; 5] = [
-        "VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE",
-        "InvalidCIDRBlock.Duplicate",
-        "InvalidRouteEntry.Duplicate",
-        "RouteConflict.AlreadyExist",
-        "RouterEntryConflict.Duplicated",
-    ];
-    const GONE: [&str; 3] =
-        ["VPC_ROUTER_ENTRY_NOT_EXIST", "InvalidRouteEntry.NotFound", "InvalidRouteEntryId.NotFound"];
-    const SYSTEM: [&str; 5] =
-        ["ServiceUnavailable", "SystemBusy", "UnknownError", "InternalError", "VPC.ERROR"];
-    const DENIED: [&str; 10] = [
-        "SignatureDoesNotMatch",
-        "IncompleteSignature",
-        "SignatureNonceUsed",
-        "InvalidTimeStamp",
-        "InvalidAccessKeyId",
-        "InvalidSecurityToken",
-        "MissingSecurityToken",
-        "Forbidden",
-        "NoPermission",
-        "Credentials",
-    ];
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| code.starts_with(prefix));
-
-    if code.starts_with("Throttling") || code.ends_with(".Throttling") || http_status == 429 {
-        FailureClass::Throttled
-    } else if BUSY.contains(&code) {
-        FailureClass::Busy
-    } else if code.contains("QuotaExceed") || code.contains("QUOTA_EXCEED") || code.contains("QUOTA") {
-        FailureClass::Quota
-    } else if DUPLICATE.contains(&code) {
-        FailureClass::Duplicate
-    } else if GONE.contains(&code) {
-        FailureClass::NotFound
-    } else if starts(&DENIED) {
-        FailureClass::Denied
-    } else if SYSTEM.contains(&code) || http_status >= 500 {
-        FailureClass::Transient
-    } else if code.ends_with(".NotFound") || http_status == 404 {
-        FailureClass::NotFound
-    } else {
-        FailureClass::Invalid
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn codes_fall_into_the_class_that_says_what_to_do() {
-        let table = [
-            (400, "Throttling.User", FailureClass::Throttled),
-            (429, "Anything", FailureClass::Throttled),
-            (400, "TaskConflict", FailureClass::Busy),
-            (400, "IncorrcetRouteEntryStatus", FailureClass::Busy),
-            (400, "QuotaExceeded", FailureClass::Quota),
-            (200, "VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE", FailureClass::Duplicate),
-            (200, "VPC_ROUTER_ENTRY_NOT_EXIST", FailureClass::NotFound),
-            (404, "InvalidInstanId.NotFound", FailureClass::NotFound),
-            (400, "SignatureDoesNotMatch", FailureClass::Denied),
-            (404, "InvalidAccessKeyId.NotFound", FailureClass::Denied),
-            (403, "Forbidden.RAM", FailureClass::Denied),
-            (500, "InternalError", FailureClass::Transient),
-            (503, "ServiceUnavailable", FailureClass::Transient),
-            (400, "InvalidCidrBlock.Malformed", FailureClass::Invalid),
-        ];
-        for (status, code, class) in table {
-            assert_eq!(classify(status, code), class, "{code}");
-        }
+    fn an_answer_that_says_when_to_come_back_is_throttling() {
         let asked = Failure::api(400, "Whatever", "m", "R", Some(Duration::from_secs(3)));
-        assert_eq!(
-            asked.class,
-            FailureClass::Throttled,
-            "an answer that says when to come back is throttling"
-        );
+        assert_eq!(asked.class, FailureClass::Throttled);
+        assert_eq!(asked.to_string(), "Whatever: m (request R)");
+        assert_eq!(Failure::item("VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE", "x").class, FailureClass::Duplicate);
+        assert_eq!(Failure::transport("connection refused").class, FailureClass::Server);
     }
 }
