@@ -13,6 +13,7 @@
 
 mod change;
 mod check;
+pub mod flannel;
 mod text;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,103 @@
+//! The desired network of this node.
+
+use ipnet::IpNet;
+use loden_firewall::Family;
+use loden_firewall::flannel::{self, Masquerade};
+
+use crate::{
+    Desired, FLANNEL_TABLES, MAIN_TABLE, Object, Objects, Observed, ROUTE_PROTOCOL, Route, RouteKind, Scope,
+    Sysctl, gateways,
+};
+
+/// The metric of the blackhole route over the own subnet. It is large so that the bridge's own route to the same
+/// destination wins while the bridge is there.
+pub const BLACKHOLE_METRIC: u32 = 65_535;
+
+/// Everything the desired network of the `alloc` backend follows from.
+///
+/// `alloc` reaches no peer by itself, the cloud's route tables do; what remains for the node is to forward, to
+/// masquerade what leaves for the world, and to keep the bridge's gateway address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Network {
+    /// The cluster's networks, at most one per family.
+    pub networks: Vec<IpNet>,
+    /// This node's subnets, at most one per family.
+    pub subnets: Vec<IpNet>,
+    /// How to masquerade; `None` without `--ip-masq`.
+    pub masquerade: Option<Masquerade>,
+    /// Networks outside the cluster that see pods' own addresses: the VPC's.
+    pub exempt: Vec<IpNet>,
+    /// Accept forwarded pod traffic explicitly.
+    pub forward_rules: bool,
+    /// Drop what is sent to an unused address of the own subnet instead of routing it back out.
+    pub blackhole: bool,
+    /// Networks of the previous run, whose leftovers are ours.
+    pub previous_networks: Vec<IpNet>,
+    /// The external interface.
+    pub external_link: Option<String>,
+}
+
+impl Network {
+    /// Which objects are ours and which are looked at. Needed before anything can be observed.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        let mut networks = self.networks.clone();
+        networks.extend(self.previous_networks.iter().filter(|network| !self.networks.contains(network)));
+        let same_network = self.previous_networks.iter().any(|network| self.networks.contains(network));
+        Scope {
+            networks,
+            legacy_link: self.external_link.clone().filter(|_| same_network),
+            sysctls: self.sysctls().into_iter().map(|sysctl| sysctl.path).collect(),
+        }
+    }
+
+    /// The desired network. It depends on the observed one only in that gateway addresses are kept on the bridges that
+    /// carry our note, which are the bridge plugin's to make.
+    #[must_use]
+    pub fn desired(&self, observed: &Observed) -> Desired {
+        let mut objects: Objects = self.sysctls().into_iter().map(Object::Sysctl).collect();
+        for (family, name) in FLANNEL_TABLES {
+            let of_family = |nets: &[IpNet]| {
+                nets.iter().copied().find(|net| matches!(net, IpNet::V4(_)) == (family == Family::Ip))
+            };
+            let rules = of_family(&self.networks).zip(of_family(&self.subnets)).map(|(network, subnet)| {
+                flannel::Rules {
+                    network,
+                    subnet,
+                    exempt: self.exempt.clone(),
+                    masquerade: self.masquerade,
+                    forward: self.forward_rules,
+                }
+            });
+            objects.insert(Object::Table(flannel::table(family, name, rules.as_ref())));
+        }
+        objects.extend(gateways(&observed.objects, &self.subnets).into_iter().map(Object::Address));
+        if self.blackhole {
+            objects.extend(self.subnets.iter().map(|subnet| {
+                Object::Route(Route {
+                    table: MAIN_TABLE,
+                    destination: subnet.trunc(),
+                    metric: BLACKHOLE_METRIC,
+                    protocol: ROUTE_PROTOCOL,
+                    kind: RouteKind::Blackhole,
+                    via: None,
+                    link: None,
+                    onlink: false,
+                    source: None,
+                })
+            }));
+        }
+        Desired { scope: self.scope(), objects }
+    }
+
+    fn sysctls(&self) -> Vec<Sysctl> {
+        let mut paths = Vec::new();
+        if self.networks.iter().any(|net| matches!(net, IpNet::V4(_))) {
+            paths.push("net/ipv4/ip_forward");
+        }
+        if self.networks.iter().any(|net| matches!(net, IpNet::V6(_))) {
+            paths.push("net/ipv6/conf/all/forwarding");
+        }
+        paths.into_iter().map(|path| Sysctl { path: path.to_owned(), value: "1".to_owned() }).collect()
+    }
+}

@@ -1,0 +1,119 @@
+//! Ownership: which of the kernel's objects are ours.
+//!
+//! Marks are the route protocol number, the names of flannel's devices and tables, and life on such a device. Two legacy
+//! marks recognise what Go's flanneld left behind. Only an owned object can ever be deleted.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use loden_firewall::Family;
+
+use crate::{BOOT_PROTOCOL, Key, LinkKind, MAIN_TABLE, Object, Objects, ROUTE_PROTOCOL, RouteKind};
+
+/// The nf_tables tables that are flannel's.
+pub const FLANNEL_TABLES: [(Family, &str); 2] = [(Family::Ip, "flannel-ipv4"), (Family::Ip6, "flannel-ipv6")];
+
+/// What belongs to this daemon and what it looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// The cluster's networks, and those of the previous run. A flannel device that carries an address outside all of
+    /// them belongs to another flannel on the same machine.
+    pub networks: Vec<IpNet>,
+    /// The external interface, if the previous subnet file named one of our networks: then `proto boot` routes inside
+    /// the network through it are what Go's flanneld left behind.
+    pub legacy_link: Option<String>,
+    /// The sysctls to read, as paths below `/proc/sys`.
+    pub sysctls: BTreeSet<String>,
+}
+
+impl Scope {
+    /// Whether an observation includes this object. The rest of the machine is none of our business.
+    #[must_use]
+    pub fn looks_at(&self, object: &Object) -> bool {
+        match object {
+            Object::Link(_) => true,
+            Object::Sysctl(sysctl) => self.sysctls.contains(&sysctl.path),
+            Object::Table(table) => is_flannel_table(table.family, &table.name),
+            Object::Address(address) => match address.address {
+                IpNet::V4(_) => true,
+                IpNet::V6(net) => !net.addr().is_unicast_link_local(),
+            },
+            Object::Neighbour(neighbour) => is_flannel_name(&neighbour.link),
+            Object::Fdb(entry) => is_flannel_name(&entry.link),
+            // Routes by the kernel itself (2) follow from addresses and links; they are effects, not objects.
+            Object::Route(route) => {
+                route.protocol == ROUTE_PROTOCOL || (route.table == MAIN_TABLE && route.protocol != 2)
+            }
+        }
+    }
+
+    /// Whether the observed object is ours, given everything else observed.
+    #[must_use]
+    pub fn owns(&self, all: &Objects, object: &Object) -> bool {
+        match object {
+            Object::Link(link) => {
+                is_flannel_device(&link.name, &link.kind) && self.is_of_our_network(all, &link.name)
+            }
+            Object::Sysctl(_) => false,
+            Object::Table(table) => is_flannel_table(table.family, &table.name),
+            Object::Address(address) => self.owns_link(all, &address.link) && self.contains(address.address),
+            Object::Neighbour(neighbour) => self.owns_link(all, &neighbour.link),
+            Object::Fdb(entry) => self.owns_link(all, &entry.link),
+            Object::Route(route) => {
+                route.protocol == ROUTE_PROTOCOL
+                    || (route.protocol == BOOT_PROTOCOL
+                        && route.table == MAIN_TABLE
+                        && route.kind == RouteKind::Unicast
+                        && self.contains(route.destination)
+                        && route.link.as_ref().is_some_and(|link| {
+                            self.owns_link(all, link)
+                                || (self.legacy_link.as_ref() == Some(link) && route.via.is_some())
+                        }))
+            }
+        }
+    }
+
+    fn owns_link(&self, all: &Objects, name: &str) -> bool {
+        all.get(&Key::Link(name.to_owned())).is_some_and(|link| self.owns(all, link))
+    }
+
+    fn contains(&self, net: IpNet) -> bool {
+        self.networks.iter().any(|network| network.contains(&net.trunc()) || network.contains(&net))
+    }
+
+    /// A device without addresses is a half-made one of ours; one whose every address is foreign is another flannel's.
+    fn is_of_our_network(&self, all: &Objects, link: &str) -> bool {
+        let mut addresses = all.iter().filter_map(|object| match object {
+            Object::Address(address) if address.link == link => Some(address.address),
+            _ => None,
+        });
+        let Some(first) = addresses.next() else { return true };
+        std::iter::once(first).chain(addresses).any(|address| self.contains(address))
+    }
+}
+
+fn is_flannel_table(family: Family, name: &str) -> bool {
+    FLANNEL_TABLES.contains(&(family, name))
+}
+
+/// Whether the name is one flannel gives to its devices.
+fn is_flannel_name(name: &str) -> bool {
+    matches!(name, "flannel.ipip" | "flannel-wg" | "flannel-wg-v6" | "flannel0") || vni_of(name).is_some()
+}
+
+fn vni_of(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."))?;
+    if digits.starts_with('+') { None } else { digits.parse().ok() }
+}
+
+/// Name and kind must fit: a bridge that somebody called `flannel.1` is not ours.
+fn is_flannel_device(name: &str, kind: &LinkKind) -> bool {
+    match kind {
+        LinkKind::Vxlan(vxlan) => vni_of(name) == Some(vxlan.vni),
+        LinkKind::Other(kind) => matches!(
+            (name, kind.as_str()),
+            ("flannel.ipip", "ipip") | ("flannel-wg" | "flannel-wg-v6", "wireguard") | ("flannel0", "tun")
+        ),
+        LinkKind::Bridge => false,
+    }
+}
