@@ -1,1 +1,25 @@
-//! The CNI protocol: configurations, results of every spec version, errors, and the pure half of each plugin.
+//! The CNI protocol without its side effects.
+//!
+//! Owns what a plugin reads and prints: the environment ([`env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
+//! versions and results of every version ([`version`], [`result`]), errors ([`error`]); and the pure half of each plugin:
+//! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], and masquerading ([`masquerade`]). Formats, names and texts
+//! are those of the specification and of the Go plugins, since runtimes, operators and Go plugins on the same node read them.
+
+pub mod args;
+pub mod bridge;
+pub mod conf;
+pub mod env;
+pub mod error;
+pub mod flannel;
+pub mod host_local;
+pub mod json;
+pub mod masquerade;
+pub mod range;
+pub mod result;
+pub mod version;
+
+pub use conf::Config;
+pub use env::{Command, Environment};
+pub use error::{Error, code};
+pub use json::Json;
+pub use result::{CniResult, Interface, IpConfig, Route};
