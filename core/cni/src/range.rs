@@ -45,7 +45,7 @@ pub enum RangeError {
     MixedFamilies,
     /// Two ranges of one pool share addresses.
     #[error("subnets {0} and {1} overlap")]
-    Overlap(Range, Range),
+    Overlap(String, String),
 }
 
 /// A usable range.
@@ -151,7 +151,7 @@ impl RangeSet {
         for (index, one) in set.ranges().enumerate() {
             for other in set.ranges().skip(index + 1) {
                 if one.overlaps(other) {
-                    return Err(RangeError::Overlap(*one, *other));
+                    return Err(RangeError::Overlap(one.to_string(), other.to_string()));
                 }
             }
         }
