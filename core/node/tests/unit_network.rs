@@ -1,5 +1,7 @@
 //! The desired network of the `alloc` backend, as a person would read it.
 
+#![expect(clippy::unwrap_used, reason = "the literals of a test parse")]
+
 use loden_firewall::flannel::Masquerade;
 use loden_node::fake::Kernel;
 use loden_node::{
@@ -99,7 +101,7 @@ fn leftovers_of_an_earlier_backend_go_and_strangers_stay() {
         route("172.21.3.0/24", ROUTE_PROTOCOL, "eth0", Some("192.168.0.3")),
     ];
     let (settled, _) = planned(&network(), &Kernel::default());
-    let mut objects: Objects = strangers.clone().into_iter().chain(ours).collect();
+    let mut objects: Objects = strangers.into_iter().chain(ours).collect();
     objects.extend(settled.objects.iter().cloned());
     let (_, plan) = planned(&network(), &Kernel::with(objects.clone()));
     insta::assert_snapshot!(plan.to_string(), @r"

@@ -1,5 +1,7 @@
 //! What must hold of every plan, over random scenarios in a small world where keys collide.
 
+#![expect(clippy::panic, reason = "a broken scenario must say which step of which plan broke")]
+
 use loden_node::fake::{Kernel, Random};
 use loden_node::{Desired, Key, Object, Objects, Plan, Step, check, diff};
 use proptest::prelude::*;
