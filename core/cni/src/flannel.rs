@@ -116,7 +116,10 @@ impl FlannelConfig {
             None => ipam.set("type", Json::from("host-local")),
             Some(Json::String(_)) => {}
             Some(other) => {
-                return Err(Error::internal(format!("`ipam.type` must be a string, not {}", other.compact())));
+                return Err(Error::internal(format!(
+                    "`ipam.type` must be a string, not {}",
+                    other.compact()
+                )));
             }
         }
         let in_family_order = |nets: &[IpNet]| {
@@ -131,7 +134,10 @@ impl FlannelConfig {
             None | Some(Json::Null) => Vec::new(),
             Some(Json::Array(routes)) => routes.clone(),
             Some(other) => {
-                return Err(Error::internal(format!("`ipam.routes` must be a list, not {}", other.compact())));
+                return Err(Error::internal(format!(
+                    "`ipam.routes` must be a list, not {}",
+                    other.compact()
+                )));
             }
         };
         routes.extend(in_family_order(&env.networks).map(|network| object("dst", network)));

@@ -477,8 +477,7 @@ mod tests {
             );
             let model = entries
                 .iter()
-                .filter(|(key, value)| value.is_some() && key.eq_ignore_ascii_case(&name))
-                .next_back()
+                .rfind(|(key, value)| value.is_some() && key.eq_ignore_ascii_case(&name))
                 .and_then(|(_, value)| *value);
             prop_assert_eq!(Fields::of(&json, "").unwrap().bool(&name).unwrap(), model);
         }
