@@ -1,0 +1,187 @@
+//! Changes to rtnetlink objects as values, and what they are called when one fails.
+
+use std::fmt;
+
+use super::{
+    Address, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, Route, Rule, address, link, neighbour,
+    path, rule,
+};
+use crate::wire::Message;
+use crate::{Error, Refusal};
+
+/// One change. "Add" fails if the object exists, "replace" makes or overwrites it, "delete" fails if it is absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Make a link. The alias is not part of this single message; use [`super::RouteSocket::create_link`].
+    CreateLink(NewLink),
+    /// Change a link.
+    SetLink {
+        /// Which.
+        index: u32,
+        /// What.
+        settings: LinkSettings,
+    },
+    /// Change a link's settings as a port of its bridge; `None` leaves a thing as it is.
+    SetBridgePort {
+        /// Which link.
+        index: u32,
+        /// Frames may leave by the port they came in.
+        hairpin: Option<bool>,
+        /// Isolated ports do not reach each other.
+        isolated: Option<bool>,
+        /// Learn source addresses.
+        learning: Option<bool>,
+    },
+    /// Delete a link.
+    DeleteLink {
+        /// Which.
+        index: u32,
+        /// For the error's text; may be empty.
+        name: String,
+    },
+    /// Add an address.
+    AddAddress(Address),
+    /// Add an address or overwrite its lifetime and flags.
+    ReplaceAddress(Address),
+    /// Delete an address.
+    DeleteAddress(Address),
+    /// Add a route.
+    AddRoute(Route),
+    /// Add a route even if one to the same destination exists (IPv6: makes a multipath route).
+    AppendRoute(Route),
+    /// Add a route, or overwrite the one with the same destination, metric and table.
+    ReplaceRoute(Route),
+    /// Delete a route.
+    DeleteRoute(Route),
+    /// Add a routing rule.
+    AddRule(Rule),
+    /// Delete a routing rule.
+    DeleteRule(Rule),
+    /// Add or overwrite a neighbour.
+    ReplaceNeighbour(Neighbour),
+    /// Delete a neighbour.
+    DeleteNeighbour(Neighbour),
+    /// Add a bridge or VXLAN forwarding entry beside others for the same address.
+    AppendFdb(FdbEntry),
+    /// Add or overwrite a bridge or VXLAN forwarding entry.
+    ReplaceFdb(FdbEntry),
+    /// Delete a bridge or VXLAN forwarding entry.
+    DeleteFdb(FdbEntry),
+}
+
+impl Change {
+    pub(crate) fn message(&self) -> Message {
+        match self {
+            Self::CreateLink(new) => link::create(new),
+            Self::SetLink { index, settings } => link::set(*index, settings),
+            Self::SetBridgePort { index, hairpin, isolated, learning } => {
+                link::set_port(*index, *hairpin, *isolated, *learning)
+            }
+            Self::DeleteLink { index, .. } => link::delete(*index),
+            Self::AddAddress(a) => address::write(a, address::Verb::Add),
+            Self::ReplaceAddress(a) => address::write(a, address::Verb::Replace),
+            Self::DeleteAddress(a) => address::write(a, address::Verb::Delete),
+            Self::AddRoute(r) => path::write(r, path::Verb::Add),
+            Self::AppendRoute(r) => path::write(r, path::Verb::Append),
+            Self::ReplaceRoute(r) => path::write(r, path::Verb::Replace),
+            Self::DeleteRoute(r) => path::write(r, path::Verb::Delete),
+            Self::AddRule(r) => rule::write(r, true),
+            Self::DeleteRule(r) => rule::write(r, false),
+            Self::ReplaceNeighbour(n) => neighbour::write(n, true),
+            Self::DeleteNeighbour(n) => neighbour::write(n, false),
+            Self::AppendFdb(e) => neighbour::write_fdb(e, neighbour::FdbVerb::Append),
+            Self::ReplaceFdb(e) => neighbour::write_fdb(e, neighbour::FdbVerb::Replace),
+            Self::DeleteFdb(e) => neighbour::write_fdb(e, neighbour::FdbVerb::Delete),
+        }
+    }
+
+    /// Tells a refusal that means "this kernel cannot" from one that means "not like this".
+    pub(crate) fn explain(&self, refusal: Refusal) -> Error {
+        let operation = self.to_string();
+        match self {
+            Self::CreateLink(new)
+                if refusal.errno == libc::EOPNOTSUPP
+                    && (refusal.message.is_none()
+                        || refusal.message.as_deref() == Some("Unknown device type")) =>
+            {
+                let kind = new.kind.name();
+                Error::MissingFeature {
+                    operation,
+                    feature: format!("{kind} links"),
+                    advice: format!("load the module {kind} (modprobe {kind}) or use a kernel that has it"),
+                    refusal,
+                }
+            }
+            _ => Error::Refused { operation, refusal },
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink(NewLink { name, kind: NewLinkKind::Veth(peer), .. }) => {
+                write!(f, "create link {name} type veth peer {}", peer.name)
+            }
+            Self::CreateLink(new) => write!(f, "create link {} type {}", new.name, new.kind.name()),
+            Self::SetLink { index, settings } => {
+                write!(f, "set link {index}")?;
+                write_settings(f, settings)
+            }
+            Self::SetBridgePort { index, hairpin, isolated, learning } => {
+                write!(f, "set bridge port {index}")?;
+                for (name, value) in [("hairpin", hairpin), ("isolated", isolated), ("learning", learning)] {
+                    if let Some(on) = value {
+                        write!(f, " {name} {}", if *on { "on" } else { "off" })?;
+                    }
+                }
+                Ok(())
+            }
+            Self::DeleteLink { index, name } if name.is_empty() => write!(f, "delete link {index}"),
+            Self::DeleteLink { index, name } => write!(f, "delete link {name} ({index})"),
+            Self::AddAddress(a) => write!(f, "add address {a}"),
+            Self::ReplaceAddress(a) => write!(f, "replace address {a}"),
+            Self::DeleteAddress(a) => write!(f, "delete address {a}"),
+            Self::AddRoute(r) => write!(f, "add route {r}"),
+            Self::AppendRoute(r) => write!(f, "append route {r}"),
+            Self::ReplaceRoute(r) => write!(f, "replace route {r}"),
+            Self::DeleteRoute(r) => write!(f, "delete route {r}"),
+            Self::AddRule(r) => write!(f, "add rule {r}"),
+            Self::DeleteRule(r) => write!(f, "delete rule {r}"),
+            Self::ReplaceNeighbour(n) => write!(f, "replace neighbour {n}"),
+            Self::DeleteNeighbour(n) => write!(f, "delete neighbour {n}"),
+            Self::AppendFdb(e) => write!(f, "append FDB entry {e}"),
+            Self::ReplaceFdb(e) => write!(f, "replace FDB entry {e}"),
+            Self::DeleteFdb(e) => write!(f, "delete FDB entry {e}"),
+        }
+    }
+}
+
+fn write_settings(f: &mut fmt::Formatter<'_>, settings: &LinkSettings) -> fmt::Result {
+    if let Some(up) = settings.up {
+        f.write_str(if up { " up" } else { " down" })?;
+    }
+    if let Some(name) = &settings.name {
+        write!(f, " name {name}")?;
+    }
+    if let Some(mtu) = settings.mtu {
+        write!(f, " mtu {mtu}")?;
+    }
+    if let Some(mac) = settings.address {
+        write!(f, " address {mac}")?;
+    }
+    if let Some(master) = settings.master {
+        write!(f, " master {master}")?;
+    }
+    if let Some(alias) = &settings.alias {
+        write!(f, " alias {alias:?}")?;
+    }
+    if let Some(on) = settings.promiscuous {
+        write!(f, " promisc {}", if on { "on" } else { "off" })?;
+    }
+    if let Some(netns) = &settings.netns {
+        write!(f, " netns {}", netns.path().display())?;
+    }
+    Ok(())
+}
