@@ -12,6 +12,7 @@
 mod backend;
 mod check;
 mod diff;
+pub mod external;
 pub mod fake;
 mod gateway;
 mod model;
@@ -19,6 +20,7 @@ mod network;
 mod object;
 mod plan;
 mod scope;
+mod settle;
 mod text;
 
 pub use backend::{BackendError, BackendKind, find_backend};
@@ -32,6 +34,7 @@ pub use object::{
 };
 pub use plan::{Blocked, Plan, Reason, Step};
 pub use scope::{FLANNEL_TABLES, Scope};
+pub use settle::{Port, Round, SettleError, plan, settle};
 
 /// The route protocol number that marks our routes in the kernel (`ip route` shows `proto 77`).
 pub const ROUTE_PROTOCOL: u8 = 77;
