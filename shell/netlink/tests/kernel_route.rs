@@ -29,23 +29,18 @@ fn shell(netns: &NetNs, line: &str) -> String {
 fn veth_pair_spans_namespaces_and_joins_a_bridge() {
     let (host, pod) = (namespace(), namespace());
     let mut rt = RouteSocket::open_in(&host).unwrap();
-    let mut bridge = NewLink::new("cni0", NewLinkKind::Bridge(BridgeConfig { vlan_filtering: true }));
+    let mut bridge = NewLink::new("cni0", NewLinkKind::Bridge(BridgeConfig::default()));
     bridge.mtu = Some(1450);
     bridge.up = true;
     bridge.alias = Some("loden gateway 10.244.1.1/24".to_owned());
     let bridge = rt.create_link(&bridge).unwrap();
     assert_eq!(bridge.alias.as_deref(), Some("loden gateway 10.244.1.1/24"));
-    assert_eq!(bridge.kind, LinkKind::Bridge(BridgeConfig { vlan_filtering: true }));
+    assert_eq!(bridge.kind, LinkKind::Bridge(BridgeConfig::default()));
     assert!(bridge.up);
 
     let mac: MacAddress = "0a:58:0a:f4:01:02".parse().unwrap();
-    let peer = VethPeer {
-        name: "eth0".to_owned(),
-        mtu: Some(1450),
-        address: Some(mac),
-        up: true,
-        netns: Some(pod.clone()),
-    };
+    let peer =
+        VethPeer { name: "eth0".to_owned(), mtu: Some(1450), address: Some(mac), netns: Some(pod.clone()) };
     let mut near = NewLink::new("veth1", NewLinkKind::Veth(peer));
     near.mtu = Some(1450);
     near.up = true;
@@ -65,10 +60,11 @@ fn veth_pair_spans_namespaces_and_joins_a_bridge() {
 
     let mut inside = RouteSocket::open_in(&pod).unwrap();
     let eth0 = inside.link_by_name("eth0").unwrap().unwrap();
-    assert_eq!((eth0.address, eth0.mtu, eth0.up), (Some(mac), 1450, true));
+    assert_eq!((eth0.address, eth0.mtu), (Some(mac), 1450));
     assert_eq!(eth0.lower, Some(near.index));
     inside
         .apply_all(&[
+            Change::SetLink { index: eth0.index, settings: LinkSettings::up() },
             Change::AddAddress(Address::new(eth0.index, net("10.244.1.2/24"))),
             Change::AddRoute(Route::new(net("0.0.0.0/0")).via(ip("10.244.1.1")).dev(eth0.index)),
         ])
@@ -88,12 +84,12 @@ fn veth_pair_spans_namespaces_and_joins_a_bridge() {
 fn routes_and_rules_come_back_as_they_went_in() {
     let netns = namespace();
     let mut rt = RouteSocket::open_in(&netns).unwrap();
-    let mut link = NewLink::new(
-        "a",
-        NewLinkKind::Veth(VethPeer { name: "b".to_owned(), up: true, ..VethPeer::default() }),
-    );
+    let mut link =
+        NewLink::new("a", NewLinkKind::Veth(VethPeer { name: "b".to_owned(), ..VethPeer::default() }));
     link.up = true;
     let link = rt.create_link(&link).unwrap().index;
+    let far = rt.link_by_name("b").unwrap().unwrap().index;
+    rt.set_link(far, LinkSettings::up()).unwrap();
     rt.add_address(Address::new(link, net("10.0.0.1/24"))).unwrap();
     rt.add_address(Address { flags: address_flags::NODAD, ..Address::new(link, net("fd00::1/64")) }).unwrap();
 

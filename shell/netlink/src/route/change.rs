@@ -106,6 +106,15 @@ impl Change {
                         || refusal.message.as_deref() == Some("Unknown device type")) =>
             {
                 let kind = new.kind.name();
+                if matches!(new.kind, NewLinkKind::Bridge(config) if config.vlan_filtering) {
+                    return Error::MissingFeature {
+                        operation,
+                        feature: "bridges that filter by VLAN".to_owned(),
+                        advice: "leave VLAN filtering off or use a kernel with CONFIG_BRIDGE_VLAN_FILTERING"
+                            .to_owned(),
+                        refusal,
+                    };
+                }
                 Error::MissingFeature {
                     operation,
                     feature: format!("{kind} links"),

@@ -240,7 +240,8 @@ pub struct NewLink {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NewLinkKind {
-    /// A pair; the other end comes up in its own place at once.
+    /// A pair; the other end is made in its own place at once, but down: the kernel refuses to take it up before
+    /// the pair is complete.
     Veth(VethPeer),
     /// A bridge.
     Bridge(BridgeConfig),
@@ -271,8 +272,6 @@ pub struct VethPeer {
     pub mtu: Option<u32>,
     /// `None` for a random one.
     pub address: Option<MacAddress>,
-    /// Up from the start.
-    pub up: bool,
     /// Where it is made, if not in the socket's namespace.
     pub netns: Option<NetNs>,
 }
@@ -363,8 +362,7 @@ pub(super) fn create(link: &NewLink) -> Message {
         match &link.kind {
             NewLinkKind::Veth(peer) => m.nest(IFLA_INFO_DATA, |m| {
                 m.nest(VETH_INFO_PEER, |m| {
-                    let flags = flag_if(peer.up, IFF_UP);
-                    m.fixed(&header(AF_UNSPEC, 0, flags, flags));
+                    m.fixed(&header(AF_UNSPEC, 0, 0, 0));
                     basics(m, &peer.name, peer.mtu, peer.address, peer.netns.as_ref());
                 });
             }),
