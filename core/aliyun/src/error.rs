@@ -26,8 +26,6 @@ pub mod codes {
     pub const TOKEN_MISSING: &str = "MissingSecurityToken";
     /// The quota of custom entries in a table is used up.
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
-    /// The same, per item of a batch. The vendor documents no code for it; this is the emulator's choice.
-    pub const BATCH_QUOTA_EXCEEDED: &str = "VPC_ROUTE_ENTRY_QUOTA_EXCEEDED";
     /// The destination exists already in the table.
     pub const CIDR_DUPLICATE: &str = "InvalidCIDRBlock.Duplicate";
     /// The same, per item of a batch.
@@ -221,7 +219,7 @@ mod tests {
             ("InvalidTimeStamp.Expired", 400, ErrorClass::Denied),
             ("Forbidden.RAM", 403, ErrorClass::Denied),
             ("QuotaExceeded", 400, ErrorClass::Quota),
-            ("VPC_ROUTE_ENTRY_QUOTA_EXCEEDED", 0, ErrorClass::Quota),
+            ("VPC_ROUTE_ENTRY_QUOTA_LIMIT", 0, ErrorClass::Quota),
             ("InvalidCIDRBlock.Duplicate", 400, ErrorClass::Duplicate),
             ("VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE", 0, ErrorClass::Duplicate),
             ("InvalidRouteEntry.NotFound", 400, ErrorClass::NotFound),

@@ -448,23 +448,56 @@ pub struct RouteEntry {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub service_type: String,
     /// Where packets go: one next hop, or several with equal cost.
-    #[serde(with = "in_next_hop")]
+    #[serde(with = "in_next_hop", default)]
     pub next_hops: Vec<NextHop>,
 }
 
 /// State of an entry. Create and delete are asynchronous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "&'static str")]
 pub enum EntryStatus {
     /// Being created; carries no packet yet. Some pages of the documentation call it Creating.
-    #[serde(alias = "Creating")]
     Pending,
     /// In force. Some pages call it Created.
-    #[serde(alias = "Created")]
     Available,
     /// Being changed.
     Modifying,
     /// Being deleted; it is gone when it is no longer listed.
     Deleting,
+    /// A word that this code does not know.
+    Unknown,
+}
+
+impl EntryStatus {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Available => "Available",
+            Self::Modifying => "Modifying",
+            Self::Deleting => "Deleting",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<String> for EntryStatus {
+    fn from(word: String) -> Self {
+        match word.as_str() {
+            "Pending" | "Creating" => Self::Pending,
+            "Available" | "Created" => Self::Available,
+            "Modifying" => Self::Modifying,
+            "Deleting" => Self::Deleting,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl From<EntryStatus> for &'static str {
+    fn from(status: EntryStatus) -> Self {
+        status.as_str()
+    }
 }
 
 /// Where an entry sends packets.

@@ -1,0 +1,533 @@
+//! The control path: what a console would do to the cloud, for other processes. JSON over HTTP, not authenticated.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /snapshot` | the cloud as its data plane sees it ([`Snapshot`]) |
+//! | `GET /changes?after=N` | answers when the revision is no longer N, or after 30 s: `{"revision": M}` |
+//! | `GET /settings`, `PUT /settings` | [`Settings`]; absent keys keep their values |
+//! | `POST /vpcs` | adds a [`VpcSpec`] |
+//! | `POST /vpcs/{vpc}/vswitches` | adds a [`VSwitchSpec`] |
+//! | `POST /vpcs/{vpc}/tables` | adds a [`RouteTableSpec`] |
+//! | `PUT /vpcs/{vpc}/security-groups/{group}` | sets its list of [`Ingress`] |
+//! | `GET /vswitches/{vswitch}/free-address` | `{"address": "…"}`, an address that no interface has |
+//! | `PUT /vswitches/{vswitch}/table` | `{"table": "vtb-…"}`: makes the vSwitch use that table |
+//! | `PUT /tables/{table}/quota` | `{"quota": N}` |
+//! | `POST /tables/{table}/entries` | puts an [`EntrySpec`] in, past the API's checks: `{"id": "rte-…"}` |
+//! | `DELETE /tables/{table}/entries?destination=…` | takes an entry out at once |
+//! | `POST /instances`, `DELETE /instances/{id}` | adds an [`InstanceSpec`], takes one away |
+//! | `POST /access-keys` | adds an [`AccessKeySpec`] |
+//! | `POST /role-credentials/expire` | ends the validity of all role credentials given out |
+//! | `POST /faults`, `DELETE /faults` | injects a [`Fault`], ends all |
+//! | `GET /calls` | how often each action was called |
+//!
+//! Changes answer 204, or 200 with what the table says; refusals answer 409 (404 for something unknown) with `{"error": "…"}`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::emulator::Handle;
+use crate::model::{AdminError, Fault};
+use crate::snapshot::Snapshot;
+use crate::topology::{
+    AccessKeySpec, EntrySpec, Ingress, InstanceSpec, RouteTableSpec, Settings, VSwitchSpec, VpcSpec,
+};
+
+/// How long `GET /changes` waits for one.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Revision {
+    revision: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct After {
+    after: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quota {
+    quota: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableName {
+    table: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Destination {
+    destination: IpNet,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Address {
+    address: Ipv4Addr,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EntryId {
+    id: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Explanation {
+    error: String,
+}
+
+/// A refusal of the control path.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(Explanation { error: self.1 })).into_response()
+    }
+}
+
+impl From<AdminError> for Refused {
+    fn from(error: AdminError) -> Self {
+        let status = match error {
+            AdminError::Unknown { .. } => StatusCode::NOT_FOUND,
+            _ => StatusCode::CONFLICT,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<JsonRejection> for Refused {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+type Done = Result<StatusCode, Refused>;
+
+fn done(result: Result<(), AdminError>) -> Done {
+    result.map(|()| StatusCode::NO_CONTENT).map_err(Refused::from)
+}
+
+pub(crate) fn router(handle: Handle) -> Router {
+    Router::new()
+        .route("/snapshot", get(async |State(handle): State<Handle>| Json(handle.snapshot())))
+        .route("/calls", get(async |State(handle): State<Handle>| Json(handle.calls())))
+        .route("/changes", get(wait_for_change))
+        .route(
+            "/settings",
+            get(async |State(handle): State<Handle>| Json(handle.settings())).put(put_settings),
+        )
+        .route("/vpcs", post(post_vpc))
+        .route("/vpcs/{vpc}/vswitches", post(post_vswitch))
+        .route("/vpcs/{vpc}/tables", post(post_table))
+        .route("/vpcs/{vpc}/security-groups/{group}", put(put_security_group))
+        .route("/vswitches/{vswitch}/free-address", get(get_free_address))
+        .route("/vswitches/{vswitch}/table", put(put_vswitch_table))
+        .route("/tables/{table}/quota", put(put_quota))
+        .route("/tables/{table}/entries", post(post_entry).delete(delete_entry))
+        .route("/instances", post(post_instance))
+        .route("/instances/{id}", delete(delete_instance))
+        .route("/access-keys", post(post_access_key))
+        .route("/role-credentials/expire", post(expire_role_credentials))
+        .route("/faults", post(post_fault).delete(delete_faults))
+        .with_state(handle)
+}
+
+async fn wait_for_change(
+    State(handle): State<Handle>,
+    Query(After { after }): Query<After>,
+) -> Json<Revision> {
+    let mut changes = handle.subscribe();
+    // The sender lives as long as the handle, so waiting ends by a change or by the clock.
+    let waited = tokio::time::timeout(LONGEST_WAIT, changes.wait_for(|revision| *revision != after)).await;
+    let revision = match waited {
+        Ok(Ok(revision)) => *revision,
+        _ => after,
+    };
+    Json(Revision { revision })
+}
+
+async fn put_settings(State(handle): State<Handle>, body: Body<serde_json::Value>) -> Done {
+    let Json(given) = body?;
+    let mut merged = serde_json::to_value(handle.settings())
+        .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let (Some(all), Some(given)) = (merged.as_object_mut(), given.as_object()) else {
+        return Err(Refused(StatusCode::BAD_REQUEST, "settings are a JSON object".to_owned()));
+    };
+    all.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
+    let settings: Settings = serde_json::from_value(merged)
+        .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("settings: {error}")))?;
+    handle.change_settings(|current| *current = settings);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn post_vpc(State(handle): State<Handle>, body: Body<VpcSpec>) -> Done {
+    done(handle.add_vpc(&body?.0))
+}
+
+async fn post_vswitch(
+    State(handle): State<Handle>,
+    Path(vpc): Path<String>,
+    body: Body<VSwitchSpec>,
+) -> Done {
+    done(handle.add_vswitch(&vpc, &body?.0))
+}
+
+async fn post_table(
+    State(handle): State<Handle>,
+    Path(vpc): Path<String>,
+    body: Body<RouteTableSpec>,
+) -> Done {
+    done(handle.add_table(&vpc, &body?.0))
+}
+
+async fn put_security_group(
+    State(handle): State<Handle>,
+    Path((vpc, group)): Path<(String, String)>,
+    body: Body<Vec<Ingress>>,
+) -> Done {
+    done(handle.set_security_group(&vpc, &group, body?.0))
+}
+
+async fn get_free_address(
+    State(handle): State<Handle>,
+    Path(vswitch): Path<String>,
+) -> Result<Json<Address>, Refused> {
+    let address = handle.free_address(&vswitch).ok_or_else(|| {
+        Refused(StatusCode::NOT_FOUND, format!("there is no vSwitch {vswitch}, or no address of it is free"))
+    })?;
+    Ok(Json(Address { address }))
+}
+
+async fn put_vswitch_table(
+    State(handle): State<Handle>,
+    Path(vswitch): Path<String>,
+    body: Body<TableName>,
+) -> Done {
+    done(handle.associate(&vswitch, &body?.0.table))
+}
+
+async fn put_quota(State(handle): State<Handle>, Path(table): Path<String>, body: Body<Quota>) -> Done {
+    done(handle.set_quota(&table, body?.0.quota))
+}
+
+async fn post_entry(
+    State(handle): State<Handle>,
+    Path(table): Path<String>,
+    body: Body<EntrySpec>,
+) -> Result<Json<EntryId>, Refused> {
+    Ok(Json(EntryId { id: handle.insert_entry(&table, &body?.0)? }))
+}
+
+async fn delete_entry(
+    State(handle): State<Handle>,
+    Path(table): Path<String>,
+    Query(Destination { destination }): Query<Destination>,
+) -> Done {
+    done(handle.remove_entry(&table, destination))
+}
+
+async fn post_instance(State(handle): State<Handle>, body: Body<InstanceSpec>) -> Done {
+    done(handle.add_instance(&body?.0))
+}
+
+async fn delete_instance(State(handle): State<Handle>, Path(id): Path<String>) -> Done {
+    done(handle.remove_instance(&id))
+}
+
+async fn post_access_key(State(handle): State<Handle>, body: Body<AccessKeySpec>) -> Done {
+    done(handle.add_access_key(body?.0))
+}
+
+async fn expire_role_credentials(State(handle): State<Handle>) -> StatusCode {
+    handle.expire_role_credentials();
+    StatusCode::NO_CONTENT
+}
+
+async fn post_fault(State(handle): State<Handle>, body: Body<Fault>) -> Done {
+    handle.inject(body?.0);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_faults(State(handle): State<Handle>) -> StatusCode {
+    handle.clear_faults();
+    StatusCode::NO_CONTENT
+}
+
+/// Why a request to the control path failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No connection, or no whole answer.
+    #[error("{method} {url} failed: {cause}; is the emulator running there?")]
+    Transport {
+        /// HTTP method.
+        method: String,
+        /// Whole address.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// The emulator refused.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The emulator's explanation.
+        message: String,
+    },
+}
+
+/// Talks to the control path of an emulator in another process.
+#[derive(Debug, Clone)]
+pub struct Client {
+    base: String,
+    http: HttpClient<HttpConnector, Full<axum::body::Bytes>>,
+}
+
+impl Client {
+    /// A client for the emulator at `base`, e.g. `http://127.0.0.1:8792`.
+    #[must_use]
+    pub fn new(base: &str) -> Self {
+        Self {
+            base: base.trim_end_matches('/').to_owned(),
+            http: HttpClient::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, ControlError> {
+        let url = format!("{}{path}", self.base);
+        let broken =
+            |cause: String| ControlError::Transport { method: method.to_owned(), url: url.clone(), cause };
+        let mut request = axum::http::Request::builder().method(method).uri(&url);
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request =
+            request.body(Full::from(body.unwrap_or_default())).map_err(|error| broken(error.to_string()))?;
+        let response = self.http.request(request).await.map_err(|error| {
+            let cause =
+                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            broken(cause)
+        })?;
+        let status = response.status();
+        let body =
+            response.into_body().collect().await.map_err(|error| broken(error.to_string()))?.to_bytes();
+        if status.is_success() {
+            return Ok(body.to_vec());
+        }
+        let message = serde_json::from_slice::<Explanation>(&body)
+            .map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |explanation| explanation.error);
+        Err(ControlError::Refused { status: status.as_u16(), message })
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, ControlError> {
+        let answer = self.send(method, path, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| ControlError::Transport {
+            method: method.to_owned(),
+            url: format!("{}{path}", self.base),
+            cause: format!("the answer cannot be read: {error}"),
+        })
+    }
+
+    async fn write(&self, method: &str, path: &str, body: &impl Serialize) -> Result<(), ControlError> {
+        self.send(method, path, Some(encode(body))).await.map(drop)
+    }
+
+    /// The cloud as its data plane sees it.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; so do all methods here.
+    pub async fn snapshot(&self) -> Result<Snapshot, ControlError> {
+        self.read("GET", "/snapshot", None).await
+    }
+
+    /// Waits until the revision is no longer `after`, or for 30 s, and answers what it is.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn changed(&self, after: u64) -> Result<u64, ControlError> {
+        let Revision { revision } = self.read("GET", &format!("/changes?after={after}"), None).await?;
+        Ok(revision)
+    }
+
+    /// The behaviour as it is set.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn settings(&self) -> Result<Settings, ControlError> {
+        self.read("GET", "/settings", None).await
+    }
+
+    /// Sets the behaviour.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_settings(&self, settings: &Settings) -> Result<(), ControlError> {
+        self.write("PUT", "/settings", settings).await
+    }
+
+    /// Adds a VPC.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn add_vpc(&self, spec: &VpcSpec) -> Result<(), ControlError> {
+        self.write("POST", "/vpcs", spec).await
+    }
+
+    /// Adds a vSwitch.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn add_vswitch(&self, vpc: &str, spec: &VSwitchSpec) -> Result<(), ControlError> {
+        self.write("POST", &format!("/vpcs/{vpc}/vswitches"), spec).await
+    }
+
+    /// Adds a route table.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn add_table(&self, vpc: &str, spec: &RouteTableSpec) -> Result<(), ControlError> {
+        self.write("POST", &format!("/vpcs/{vpc}/tables"), spec).await
+    }
+
+    /// Sets who may reach the members of a security group.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_security_group(
+        &self,
+        vpc: &str,
+        group: &str,
+        ingress: &[Ingress],
+    ) -> Result<(), ControlError> {
+        self.write("PUT", &format!("/vpcs/{vpc}/security-groups/{group}"), &ingress).await
+    }
+
+    /// An address of the vSwitch that no interface has.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn free_address(&self, vswitch: &str) -> Result<Ipv4Addr, ControlError> {
+        let Address { address } =
+            self.read("GET", &format!("/vswitches/{vswitch}/free-address"), None).await?;
+        Ok(address)
+    }
+
+    /// Makes a vSwitch use a table.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn associate(&self, vswitch: &str, table: &str) -> Result<(), ControlError> {
+        let body = TableName { table: table.to_owned() };
+        self.write("PUT", &format!("/vswitches/{vswitch}/table"), &body).await
+    }
+
+    /// Sets the quota of custom entries of a table.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_quota(&self, table: &str, quota: u32) -> Result<(), ControlError> {
+        self.write("PUT", &format!("/tables/{table}/quota"), &Quota { quota }).await
+    }
+
+    /// Puts an entry into a table past the API's checks, and answers its ID.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn insert_entry(&self, table: &str, spec: &EntrySpec) -> Result<String, ControlError> {
+        let EntryId { id } =
+            self.read("POST", &format!("/tables/{table}/entries"), Some(encode(spec))).await?;
+        Ok(id)
+    }
+
+    /// Takes an entry out of a table at once.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn remove_entry(&self, table: &str, destination: IpNet) -> Result<(), ControlError> {
+        let path = format!("/tables/{table}/entries?destination={destination}");
+        self.send("DELETE", &path, None).await.map(drop)
+    }
+
+    /// Adds an instance.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn add_instance(&self, spec: &InstanceSpec) -> Result<(), ControlError> {
+        self.write("POST", "/instances", spec).await
+    }
+
+    /// Takes an instance away.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn remove_instance(&self, id: &str) -> Result<(), ControlError> {
+        self.send("DELETE", &format!("/instances/{id}"), None).await.map(drop)
+    }
+
+    /// Adds an access key.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn add_access_key(&self, key: &AccessKeySpec) -> Result<(), ControlError> {
+        self.write("POST", "/access-keys", key).await
+    }
+
+    /// Ends the validity of all role credentials given out so far.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn expire_role_credentials(&self) -> Result<(), ControlError> {
+        self.send("POST", "/role-credentials/expire", None).await.map(drop)
+    }
+
+    /// Makes the next matching calls run into trouble.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn inject(&self, fault: &Fault) -> Result<(), ControlError> {
+        self.write("POST", "/faults", fault).await
+    }
+
+    /// Ends all injected trouble.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn clear_faults(&self) -> Result<(), ControlError> {
+        self.send("DELETE", "/faults", None).await.map(drop)
+    }
+
+    /// How often each action was called.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn calls(&self) -> Result<BTreeMap<String, u64>, ControlError> {
+        self.read("GET", "/calls", None).await
+    }
+}
+
+/// The bodies sent here are texts, numbers and addresses, which can always be written.
+fn encode(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).unwrap_or_default()
+}

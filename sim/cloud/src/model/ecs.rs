@@ -1,0 +1,263 @@
+//! Instances and network interfaces.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use loden_aliyun::sign::format_date;
+use loden_aliyun::{ApiError, ecs};
+use time::OffsetDateTime;
+
+use super::api::Answers;
+use super::{Cloud, Instance, Interface, count, page};
+
+/// One page by token or by number, whichever the caller uses.
+struct Paged<T> {
+    items: Vec<T>,
+    next_token: String,
+    page_number: u32,
+    page_size: u32,
+}
+
+/// Tokens carry the position; ECS lists change rarely and ECS gives no other promise.
+fn paged<T>(
+    items: Vec<T>,
+    max_results: Option<u32>,
+    token: Option<&String>,
+    number: Option<u32>,
+    size: Option<u32>,
+) -> Result<Paged<T>, ApiError> {
+    if max_results.is_none() && token.is_none() {
+        let (items, page_number, page_size) = page(items, number, size, ecs::MAX_RESULTS)?;
+        return Ok(Paged { items, next_token: String::new(), page_number, page_size });
+    }
+    let page_size = max_results.unwrap_or(10);
+    if page_size == 0 || page_size > ecs::MAX_RESULTS {
+        return Err(ApiError::invalid_parameter("MaxResults"));
+    }
+    let start: usize = match token {
+        None => 0,
+        Some(token) => URL_SAFE_NO_PAD
+            .decode(token)
+            .ok()
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .and_then(|text| text.strip_prefix("ecs:")?.parse().ok())
+            .ok_or_else(|| ApiError::invalid_parameter("NextToken"))?,
+    };
+    let take = usize::try_from(page_size).unwrap_or(usize::MAX);
+    let end = start.saturating_add(take);
+    let next_token =
+        if end < items.len() { URL_SAFE_NO_PAD.encode(format!("ecs:{end}")) } else { String::new() };
+    Ok(Paged {
+        items: items.into_iter().skip(start).take(take).collect(),
+        next_token,
+        page_number: 1,
+        page_size,
+    })
+}
+
+fn equal(filter: Option<&String>, value: &str) -> bool {
+    filter.is_none_or(|filter| filter == value)
+}
+
+const fn interface_type(index: usize) -> &'static str {
+    if index == 0 { "Primary" } else { "Secondary" }
+}
+
+impl Cloud {
+    /// Zone of a vSwitch.
+    fn zone(&self, vpc: &str, vswitch: &str) -> String {
+        self.vpcs
+            .get(vpc)
+            .and_then(|vpc| vpc.vswitches.get(vswitch))
+            .map(|vswitch| vswitch.spec.zone.clone())
+            .unwrap_or_default()
+    }
+
+    fn describe_instance(&self, instance: &Instance) -> ecs::Instance {
+        let spec = &instance.spec;
+        let primary = instance.interfaces.first();
+        let vswitch_id = primary.map(|primary| primary.vswitch.clone()).unwrap_or_default();
+        ecs::Instance {
+            instance_id: spec.id.clone(),
+            instance_name: spec.name.clone(),
+            host_name: spec.id.clone(),
+            status: "Running".to_owned(),
+            instance_type: spec.instance_type.clone(),
+            zone_id: self.zone(&instance.vpc, &vswitch_id),
+            region_id: self.region.clone(),
+            instance_charge_type: "PostPaid".to_owned(),
+            spot_strategy: "NoSpot".to_owned(),
+            instance_network_type: "vpc".to_owned(),
+            creation_time: format_date(self.created),
+            tags: spec
+                .tags
+                .iter()
+                .map(|(key, value)| ecs::Tag { tag_key: key.clone(), tag_value: value.clone() })
+                .collect(),
+            network_interfaces: instance
+                .interfaces
+                .iter()
+                .enumerate()
+                .map(|(index, interface)| ecs::InstanceInterface {
+                    network_interface_id: interface.id.clone(),
+                    kind: interface_type(index).to_owned(),
+                    mac_address: interface.mac.clone(),
+                    primary_ip_address: interface.address.to_string(),
+                    ipv6_sets: Vec::new(),
+                })
+                .collect(),
+            security_group_ids: primary.map(|primary| primary.security_groups.clone()).unwrap_or_default(),
+            public_ip_address: Vec::new(),
+            inner_ip_address: Vec::new(),
+            eip_address: ecs::EipAddress::default(),
+            vpc_attributes: ecs::VpcAttributes {
+                vpc_id: instance.vpc.clone(),
+                vswitch_id,
+                private_ip_address: primary.map(|primary| primary.address.to_string()).into_iter().collect(),
+            },
+        }
+    }
+
+    fn describe_interface(
+        &self,
+        instance: &Instance,
+        index: usize,
+        interface: &Interface,
+    ) -> ecs::NetworkInterface {
+        ecs::NetworkInterface {
+            network_interface_id: interface.id.clone(),
+            status: "InUse".to_owned(),
+            kind: interface_type(index).to_owned(),
+            instance_id: instance.spec.id.clone(),
+            vpc_id: instance.vpc.clone(),
+            vswitch_id: interface.vswitch.clone(),
+            zone_id: self.zone(&instance.vpc, &interface.vswitch),
+            mac_address: interface.mac.clone(),
+            private_ip_address: interface.address.to_string(),
+            private_ip_sets: vec![ecs::PrivateIpSet {
+                private_ip_address: interface.address.to_string(),
+                primary: true,
+            }],
+            security_group_ids: interface.security_groups.clone(),
+            source_dest_check: interface.source_dest_check,
+        }
+    }
+}
+
+impl Answers for ecs::DescribeInstances {
+    fn answer(
+        self,
+        cloud: &mut Cloud,
+        request_id: &str,
+        _now: OffsetDateTime,
+    ) -> Result<Self::Answer, ApiError> {
+        let ids: Option<Vec<String>> = match &self.instance_ids {
+            None => None,
+            Some(text) => match serde_json::from_str::<Vec<String>>(text) {
+                Ok(ids) if ids.len() <= 100 => Some(ids),
+                _ => {
+                    return Err(ApiError::new(
+                        400,
+                        "InvalidInstanceIds.Malformed",
+                        "The specified InstanceIds are malformed.",
+                    ));
+                }
+            },
+        };
+        let matching: Vec<ecs::Instance> = cloud
+            .instances
+            .values()
+            .filter(|instance| ids.as_ref().is_none_or(|ids| ids.contains(&instance.spec.id)))
+            .map(|instance| cloud.describe_instance(instance))
+            .filter(|instance| {
+                equal(self.vpc_id.as_ref(), &instance.vpc_attributes.vpc_id)
+                    && equal(self.vswitch_id.as_ref(), &instance.vpc_attributes.vswitch_id)
+                    && equal(self.zone_id.as_ref(), &instance.zone_id)
+                    && equal(self.instance_name.as_ref(), &instance.instance_name)
+            })
+            .collect();
+        let total_count = count(&matching);
+        let taken =
+            paged(matching, self.max_results, self.next_token.as_ref(), self.page_number, self.page_size)?;
+        Ok(ecs::DescribeInstancesAnswer {
+            request_id: request_id.to_owned(),
+            next_token: taken.next_token,
+            total_count,
+            page_size: taken.page_size,
+            page_number: taken.page_number,
+            instances: taken.items,
+        })
+    }
+}
+
+impl Answers for ecs::DescribeNetworkInterfaces {
+    fn answer(
+        self,
+        cloud: &mut Cloud,
+        request_id: &str,
+        _now: OffsetDateTime,
+    ) -> Result<Self::Answer, ApiError> {
+        if self.network_interface_ids.len() > 100 {
+            return Err(ApiError::invalid_parameter("NetworkInterfaceId"));
+        }
+        let ids = &self.network_interface_ids;
+        let matching: Vec<ecs::NetworkInterface> = cloud
+            .instances
+            .values()
+            .filter(|instance| {
+                equal(self.instance_id.as_ref(), &instance.spec.id)
+                    && equal(self.vpc_id.as_ref(), &instance.vpc)
+            })
+            .flat_map(|instance| {
+                instance
+                    .interfaces
+                    .iter()
+                    .enumerate()
+                    .map(move |(index, interface)| (instance, index, interface))
+            })
+            .filter(|(_, index, interface)| {
+                (ids.is_empty() || ids.contains(&interface.id))
+                    && equal(self.vswitch_id.as_ref(), &interface.vswitch)
+                    && equal(self.kind.as_ref(), interface_type(*index))
+            })
+            .map(|(instance, index, interface)| cloud.describe_interface(instance, index, interface))
+            .collect();
+        let total_count = count(&matching);
+        let taken =
+            paged(matching, self.max_results, self.next_token.as_ref(), self.page_number, self.page_size)?;
+        Ok(ecs::DescribeNetworkInterfacesAnswer {
+            request_id: request_id.to_owned(),
+            next_token: taken.next_token,
+            total_count,
+            page_size: taken.page_size,
+            page_number: taken.page_number,
+            network_interface_sets: taken.items,
+        })
+    }
+}
+
+impl Answers for ecs::ModifyNetworkInterfaceAttribute {
+    fn answer(
+        self,
+        cloud: &mut Cloud,
+        request_id: &str,
+        _now: OffsetDateTime,
+    ) -> Result<Self::Answer, ApiError> {
+        let interface = cloud
+            .instances
+            .values_mut()
+            .flat_map(|instance| &mut instance.interfaces)
+            .find(|interface| interface.id == self.network_interface_id)
+            .ok_or_else(|| {
+                ApiError::new(
+                    404,
+                    "InvalidEniId.NotFound",
+                    format!("The specified EniId {} does not exist.", self.network_interface_id),
+                )
+            })?;
+        if let Some(check) = self.source_dest_check {
+            interface.source_dest_check = check;
+            cloud.revision += 1;
+        }
+        Ok(ecs::ModifyNetworkInterfaceAttributeAnswer { request_id: request_id.to_owned() })
+    }
+}

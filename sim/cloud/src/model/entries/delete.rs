@@ -1,0 +1,199 @@
+//! `DeleteRouteEntry` and `DeleteRouteEntries`.
+
+use loden_aliyun::vpc::{self, EntryStatus};
+use loden_aliyun::{ApiError, Request, codes};
+use time::OffsetDateTime;
+
+use super::super::api::Answers;
+use super::super::{Cloud, Entry};
+use super::create::check_batch;
+use super::{Refusal, check_stable, read_destination, same_hops};
+use crate::topology::EntryKind;
+
+/// An entry's place.
+struct Found {
+    table: String,
+    sequence: u64,
+}
+
+impl Cloud {
+    fn find_by_id(&self, table: Option<&str>, id: &str) -> Result<Found, Refusal> {
+        self.tables
+            .iter()
+            .filter(|(name, _)| table.is_none_or(|table| table == name.as_str()))
+            .find_map(|(name, table)| {
+                let (sequence, _) = table.entries.iter().find(|(_, entry)| entry.id == id)?;
+                Some(Found { table: name.clone(), sequence: *sequence })
+            })
+            .ok_or_else(|| Refusal::new(400, "InvalidRouteEntryId.NotFound", "Route entry not exists."))
+    }
+
+    fn find_by_destination(&self, table: &str, destination: &str, hops: &[String]) -> Result<Found, Refusal> {
+        let found = self.table(table)?;
+        let destination = read_destination(destination)?;
+        let sequence = found.by_destination.get(&destination).ok_or_else(Refusal::no_entry)?;
+        let entry = found.entries.get(sequence).ok_or_else(Refusal::no_entry)?;
+        if entry.kind == EntryKind::Custom && !same_hops(&entry.next_hops, hops) {
+            return Err(Refusal::no_entry());
+        }
+        Ok(Found { table: table.to_owned(), sequence: *sequence })
+    }
+
+    fn entry(&self, found: &Found) -> Result<&Entry, Refusal> {
+        self.table(&found.table)?.entries.get(&found.sequence).ok_or_else(Refusal::no_entry)
+    }
+
+    fn check_deletable(&self, found: &Found) -> Result<(), Refusal> {
+        let entry = self.entry(found)?;
+        match entry.kind {
+            EntryKind::Custom => check_stable(entry.status),
+            EntryKind::System => {
+                Err(Refusal::new(400, "OperationDenied", "The system route entry cannot be deleted."))
+            }
+            EntryKind::Bgp | EntryKind::Cen | EntryKind::Ecr => {
+                Err(Refusal::new(400, "Forbbiden", "The route entry cannot be deleted by OpenAPI."))
+            }
+        }
+    }
+
+    fn begin_deletion(&mut self, found: &Found, now: OffsetDateTime) {
+        let delay = self.entry_delay();
+        if let Some(entry) =
+            self.tables.get_mut(&found.table).and_then(|table| table.entries.get_mut(&found.sequence))
+        {
+            entry.status = EntryStatus::Deleting;
+            entry.modified = now;
+            self.unsettled.insert((now + delay, found.sequence), found.table.clone());
+            self.revision += 1;
+            self.advance(now);
+        }
+    }
+}
+
+impl Answers for vpc::DeleteRouteEntry {
+    fn answer(
+        self,
+        cloud: &mut Cloud,
+        request_id: &str,
+        now: OffsetDateTime,
+    ) -> Result<Self::Answer, ApiError> {
+        let found = match (&self.route_entry_id, &self.route_table_id, &self.destination_cidr_block) {
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+                return Err(ApiError::new(
+                    400,
+                    "ParamExclusive.RouteEntryIdAndRouteTableIdOrDestCidrBlock",
+                    "RouteEntryId cannot be specified together with RouteTableId or DestinationCidrBlock.",
+                ));
+            }
+            (Some(id), None, None) => cloud.find_by_id(None, id)?,
+            (None, Some(table), Some(destination)) => {
+                let hops: Vec<String> = match (&self.next_hop_id, self.next_hop_list.as_slice()) {
+                    (Some(_), [_, ..]) => {
+                        return Err(ApiError::new(
+                            400,
+                            "ParamExclusive.NextHopIdAndList",
+                            "NextHopId and NextHopList cannot be both specified.",
+                        ));
+                    }
+                    (Some(id), []) => vec![id.clone()],
+                    (None, []) => {
+                        cloud.table(table)?;
+                        return Err(ApiError::missing_parameter());
+                    }
+                    (None, list) => list.iter().filter_map(|hop| hop.next_hop_id.clone()).collect(),
+                };
+                cloud.find_by_destination(table, destination, &hops)?
+            }
+            (None, ..) => return Err(ApiError::missing_parameter()),
+        };
+        cloud.check_deletable(&found)?;
+        if let Some(refusal) = cloud.busy(&found.table) {
+            return Err(refusal.into());
+        }
+        if self.dry_run == Some(true) {
+            return Err(dry_run());
+        }
+        cloud.begin_deletion(&found, now);
+        Ok(vpc::DeleteRouteEntryAnswer { request_id: request_id.to_owned() })
+    }
+}
+
+fn dry_run() -> ApiError {
+    ApiError::new(400, codes::DRY_RUN, "Request validation has been passed with DryRun flag set.")
+}
+
+impl Answers for vpc::DeleteRouteEntries {
+    fn answer(
+        self,
+        cloud: &mut Cloud,
+        request_id: &str,
+        now: OffsetDateTime,
+    ) -> Result<Self::Answer, ApiError> {
+        check_batch(self.route_entries.iter().map(|item| item.route_table_id.as_ref()))?;
+        for item in &self.route_entries {
+            let by_destination = item.dst_cidr_block.is_some() && item.next_hop.is_some();
+            if item.route_entry_id.is_none() && !by_destination {
+                return Err(ApiError::missing_parameter());
+            }
+            let table = item.route_table_id.as_deref().unwrap_or_default();
+            cloud.table(table)?;
+            if let Some(refusal) = cloud.batch_busy(table) {
+                return Err(refusal.into());
+            }
+        }
+        if self.dry_run == Some(true) {
+            return Err(dry_run());
+        }
+        let mut answer = vpc::DeleteRouteEntriesAnswer {
+            request_id: request_id.to_owned(),
+            success_count: 0,
+            failed_count: 0,
+            failed_route_entries: Vec::new(),
+        };
+        for item in &self.route_entries {
+            match delete_item(cloud, item, now) {
+                Ok(()) => answer.success_count += 1,
+                Err(failure) => {
+                    answer.failed_count += 1;
+                    answer.failed_route_entries.push(failure);
+                }
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn delete_item(
+    cloud: &mut Cloud,
+    item: &vpc::OldRouteEntry,
+    now: OffsetDateTime,
+) -> Result<(), vpc::FailedRouteEntry> {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (id, destination, next_hop) =
+        (text(&item.route_entry_id), text(&item.dst_cidr_block), text(&item.next_hop));
+    if let Some((failed_code, failed_message)) =
+        cloud.take_item_failure(<vpc::DeleteRouteEntries as Request>::ACTION, destination.parse().ok())
+    {
+        return Err(vpc::FailedRouteEntry {
+            route_entry_id: id,
+            dst_cidr_block: destination,
+            next_hop,
+            failed_code,
+            failed_message,
+        });
+    }
+    let table = text(&item.route_table_id);
+    let found = if id.is_empty() {
+        cloud.find_by_destination(&table, &destination, std::slice::from_ref(&next_hop))
+    } else {
+        cloud.find_by_id(Some(&table), &id)
+    };
+    let checked = found.and_then(|found| cloud.check_deletable(&found).map(|()| found));
+    match checked {
+        Ok(found) => {
+            cloud.begin_deletion(&found, now);
+            Ok(())
+        }
+        Err(refusal) => Err(refusal.item(&cloud.settings.batch_quota_code, &id, &destination, &next_hop)),
+    }
+}

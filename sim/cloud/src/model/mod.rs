@@ -1,0 +1,419 @@
+//! The emulated cloud as a state machine: no sockets, no clock, no randomness; `now` and the seed are arguments.
+//!
+//! Owns all state. The invariant: every table's destinations are unique, every vSwitch has exactly one table, and an entry that is not
+//! settled has a moment at which it will be ([`Cloud::next_deadline`]). If the last breaks, a VPC stays busy for ever and every client
+//! retries in vain.
+
+mod access;
+mod admin;
+mod api;
+mod ecs;
+mod entries;
+mod faults;
+mod metadata;
+mod vpc;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use loden_aliyun::ApiError;
+use loden_aliyun::vpc::EntryStatus;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use crate::snapshot::{EntryView, InstanceView, InterfaceView, Snapshot, TableView, VSwitchView, VpcView};
+use crate::topology::{
+    AccessKeySpec, EntryKind, Ingress, InstanceSpec, NextHop, RoleSpec, SecurityGroupSpec, Settings,
+    TableKind, Topology, VSwitchSpec,
+};
+
+pub use access::SignedCall;
+pub use admin::AdminError;
+pub use api::Call;
+pub use faults::{Fault, FaultKind};
+pub use metadata::{MetadataAnswer, MetadataCall};
+
+/// The range from which the vendor serves cloud services; every table has a system entry for it.
+pub(crate) const SHARED_RANGE: &str = "100.64.0.0/10";
+
+/// One region of one account.
+#[derive(Debug)]
+pub struct Cloud {
+    region: String,
+    account: u64,
+    settings: Settings,
+    revision: u64,
+    seed: u64,
+    drawn: u64,
+    created: OffsetDateTime,
+    vpcs: BTreeMap<String, Vpc>,
+    tables: BTreeMap<String, Table>,
+    instances: BTreeMap<String, Instance>,
+    access_keys: BTreeMap<String, AccessKeySpec>,
+    roles: BTreeMap<String, RoleSpec>,
+    access: access::Access,
+    client_tokens: BTreeMap<String, entries::Remembered>,
+    /// Entries that are not settled, by the moment at which they will be.
+    unsettled: BTreeMap<(OffsetDateTime, u64), String>,
+    faults: Vec<Fault>,
+    calls: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Vpc {
+    name: String,
+    cidr: Ipv4Net,
+    secondary_cidrs: Vec<Ipv4Net>,
+    router: String,
+    system_table: String,
+    vswitches: BTreeMap<String, VSwitch>,
+    security_groups: BTreeMap<String, Vec<Ingress>>,
+    gateways: Vec<NextHop>,
+}
+
+impl Vpc {
+    fn cidrs(&self) -> impl Iterator<Item = Ipv4Net> {
+        std::iter::once(self.cidr).chain(self.secondary_cidrs.iter().copied())
+    }
+}
+
+#[derive(Debug)]
+struct VSwitch {
+    spec: VSwitchSpec,
+    table: String,
+}
+
+#[derive(Debug)]
+struct Table {
+    vpc: String,
+    name: String,
+    kind: TableKind,
+    quota: u32,
+    entries: BTreeMap<u64, Entry>,
+    by_destination: BTreeMap<IpNet, u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    id: String,
+    destination: IpNet,
+    next_hops: Vec<NextHop>,
+    kind: EntryKind,
+    status: EntryStatus,
+    modified: OffsetDateTime,
+    name: String,
+    description: String,
+}
+
+#[derive(Debug)]
+struct Instance {
+    spec: InstanceSpec,
+    vpc: String,
+    interfaces: Vec<Interface>,
+}
+
+#[derive(Debug)]
+struct Interface {
+    id: String,
+    mac: String,
+    vswitch: String,
+    address: std::net::Ipv4Addr,
+    security_groups: Vec<String>,
+    source_dest_check: bool,
+}
+
+impl Cloud {
+    /// A cloud with these contents. `seed` makes the IDs and secrets it draws.
+    ///
+    /// # Errors
+    /// Something is named twice, is named but not there, or lies outside the range it has to be in.
+    pub fn new(
+        topology: &Topology,
+        settings: Settings,
+        seed: u64,
+        now: OffsetDateTime,
+    ) -> Result<Self, AdminError> {
+        let mut cloud = Self {
+            region: topology.region.clone(),
+            account: topology.account,
+            settings,
+            revision: 0,
+            seed,
+            drawn: 0,
+            created: now,
+            vpcs: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            access_keys: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            access: access::Access::default(),
+            client_tokens: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+            faults: Vec::new(),
+            calls: BTreeMap::new(),
+        };
+        for role in &topology.roles {
+            cloud.roles.insert(role.name.clone(), role.clone());
+        }
+        for key in &topology.access_keys {
+            cloud.add_access_key(key.clone())?;
+        }
+        for vpc in &topology.vpcs {
+            cloud.add_vpc(vpc, now)?;
+        }
+        for instance in &topology.instances {
+            cloud.add_instance(instance)?;
+        }
+        Ok(cloud)
+    }
+
+    /// Grows with every change of what [`Cloud::snapshot`] shows.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The region.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// How often each action was called, wrong calls included.
+    #[must_use]
+    pub fn calls(&self) -> &BTreeMap<String, u64> {
+        &self.calls
+    }
+
+    /// Behaviour as it is set now.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes behaviour. Entries already on their way keep their moment.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// When the next entry settles, if any is not settled.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<OffsetDateTime> {
+        self.unsettled.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Settles what is due: Pending becomes Available, Deleting becomes gone.
+    pub fn advance(&mut self, now: OffsetDateTime) {
+        while let Some(entry) = self.unsettled.first_entry() {
+            let (at, sequence) = *entry.key();
+            if at > now {
+                break;
+            }
+            let table = entry.remove();
+            self.settle(&table, sequence, at);
+        }
+    }
+
+    fn settle(&mut self, table: &str, sequence: u64, at: OffsetDateTime) {
+        let Some(table) = self.tables.get_mut(table) else { return };
+        let Some(entry) = table.entries.get_mut(&sequence) else { return };
+        if entry.status == EntryStatus::Deleting {
+            table.by_destination.remove(&entry.destination);
+            table.entries.remove(&sequence);
+        } else {
+            entry.status = EntryStatus::Available;
+            entry.modified = at;
+        }
+        self.revision += 1;
+    }
+
+    /// What the data plane forwards by.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            revision: self.revision,
+            vpcs: self.vpcs.iter().map(|(id, vpc)| self.view_vpc(id, vpc)).collect(),
+            instances: self.instances.values().map(|instance| self.view_instance(instance)).collect(),
+        }
+    }
+
+    fn view_vpc(&self, id: &str, vpc: &Vpc) -> VpcView {
+        let mut tables: Vec<TableView> = self
+            .tables
+            .iter()
+            .filter(|(_, table)| table.vpc == id)
+            .map(|(table_id, table)| self.view_table(table_id, table))
+            .collect();
+        tables.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
+        VpcView {
+            id: id.to_owned(),
+            cidrs: vpc.cidrs().collect(),
+            vswitches: vpc
+                .vswitches
+                .values()
+                .map(|vswitch| VSwitchView {
+                    id: vswitch.spec.id.clone(),
+                    zone: vswitch.spec.zone.clone(),
+                    cidr: vswitch.spec.cidr,
+                    table: vswitch.table.clone(),
+                })
+                .collect(),
+            tables,
+        }
+    }
+
+    fn view_table(&self, id: &str, table: &Table) -> TableView {
+        TableView {
+            id: id.to_owned(),
+            kind: table.kind,
+            vswitches: self.vswitches_of(id, table),
+            quota: table.quota,
+            used: self.used(table),
+            entries: table
+                .entries
+                .values()
+                .map(|entry| EntryView {
+                    id: entry.id.clone(),
+                    destination: entry.destination,
+                    next_hops: entry.next_hops.clone(),
+                    status: entry.status,
+                    kind: entry.kind,
+                    name: entry.name.clone(),
+                    description: entry.description.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    fn view_instance(&self, instance: &Instance) -> InstanceView {
+        InstanceView {
+            id: instance.spec.id.clone(),
+            vpc: instance.vpc.clone(),
+            interfaces: instance
+                .interfaces
+                .iter()
+                .map(|interface| InterfaceView {
+                    id: interface.id.clone(),
+                    vswitch: interface.vswitch.clone(),
+                    address: interface.address,
+                    mac: interface.mac.clone(),
+                    source_dest_check: interface.source_dest_check,
+                    ingress: self.ingress(&instance.vpc, &interface.security_groups),
+                })
+                .collect(),
+        }
+    }
+
+    fn ingress(&self, vpc: &str, groups: &[String]) -> Option<Vec<IpNet>> {
+        if groups.is_empty() {
+            return None;
+        }
+        let rules = self
+            .vpcs
+            .get(vpc)
+            .into_iter()
+            .flat_map(|vpc| groups.iter().filter_map(|group| vpc.security_groups.get(group)).flatten());
+        let mut nets = BTreeSet::new();
+        for rule in rules {
+            match rule {
+                Ingress::Cidr(net) => {
+                    nets.insert(net.trunc());
+                }
+                Ingress::Group(group) => nets.extend(
+                    self.instances
+                        .values()
+                        .flat_map(|instance| &instance.interfaces)
+                        .filter(|member| member.security_groups.contains(group))
+                        .map(|member| IpNet::from(std::net::IpAddr::from(member.address))),
+                ),
+            }
+        }
+        Some(nets.into_iter().collect())
+    }
+
+    /// vSwitches that use a table.
+    fn vswitches_of(&self, id: &str, table: &Table) -> Vec<String> {
+        self.vpcs
+            .get(&table.vpc)
+            .into_iter()
+            .flat_map(|vpc| vpc.vswitches.values())
+            .filter(|vswitch| vswitch.table == id)
+            .map(|vswitch| vswitch.spec.id.clone())
+            .collect()
+    }
+
+    /// Custom entries that count towards the quota.
+    fn used(&self, table: &Table) -> u32 {
+        let counts = |entry: &&Entry| {
+            entry.kind == EntryKind::Custom
+                && (self.settings.deleting_holds_quota || entry.status != EntryStatus::Deleting)
+        };
+        u32::try_from(table.entries.values().filter(counts).count()).unwrap_or(u32::MAX)
+    }
+
+    fn entry_delay(&self) -> Duration {
+        Duration::from_millis(self.settings.entry_delay_ms)
+    }
+
+    /// Hexadecimal text that no other draw of this cloud gives.
+    fn draw(&mut self, purpose: &str) -> String {
+        self.drawn += 1;
+        let digest = Sha256::digest(format!("{}/{}/{purpose}", self.seed, self.drawn));
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn draw_id(&mut self, prefix: &str) -> String {
+        let text = self.draw(prefix);
+        format!("{prefix}-{}", text.get(..20).unwrap_or(&text))
+    }
+
+    /// An ID for the next answer, of the form the vendor uses.
+    pub fn draw_request_id(&mut self) -> String {
+        let text = self.draw("request").to_ascii_uppercase();
+        let part = |range: std::ops::Range<usize>| text.get(range).unwrap_or_default();
+        format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+    }
+}
+
+/// The error for a region that is not this cloud's.
+fn check_region(cloud: &Cloud, region: Option<&str>) -> Result<(), ApiError> {
+    match region {
+        Some(region) if region != cloud.region => {
+            Err(ApiError::new(404, "InvalidRegionId.NotFound", "The specified RegionId does not exist."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One page of `items` by number, with the page number and size as they were taken.
+fn page<T>(
+    items: Vec<T>,
+    number: Option<u32>,
+    size: Option<u32>,
+    largest: u32,
+) -> Result<(Vec<T>, u32, u32), ApiError> {
+    let number = number.unwrap_or(1);
+    let size = size.unwrap_or(10);
+    if number == 0 {
+        return Err(ApiError::invalid_parameter("PageNumber"));
+    }
+    if size == 0 || size > largest {
+        return Err(ApiError::invalid_parameter("PageSize"));
+    }
+    let skip = usize::try_from(number - 1)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(usize::try_from(size).unwrap_or(usize::MAX));
+    let take = usize::try_from(size).unwrap_or(usize::MAX);
+    Ok((items.into_iter().skip(skip).take(take).collect(), number, size))
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
+}
+
+impl From<&SecurityGroupSpec> for (String, Vec<Ingress>) {
+    fn from(group: &SecurityGroupSpec) -> Self {
+        (group.id.clone(), group.ingress.clone())
+    }
+}

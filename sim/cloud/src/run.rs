@@ -1,0 +1,144 @@
+//! A stand-alone emulator: listeners, and the text that tells a person how to use it.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use crate::emulator::{Emulator, Handle};
+use crate::model::AdminError;
+use crate::topology::Config;
+
+/// Why a stand-alone emulator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configured contents contradict themselves.
+    #[error("the emulator's topology is refused: {0}")]
+    Topology(#[from] AdminError),
+    /// The metadata service is to speak for an instance that is not there.
+    #[error("settings.metadataInstance names {0}, which is not among the topology's instances")]
+    NoSuchInstance(String),
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address} for {purpose}: {source}; choose another address or stop whoever has it"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        purpose: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A listener failed while it ran.
+    #[error("the emulator stopped: {0}")]
+    Serve(std::io::Error),
+}
+
+/// A stand-alone emulator with its listeners open but nobody served yet.
+#[derive(Debug)]
+pub struct Bound {
+    handle: Handle,
+    api: TcpListener,
+    metadata: TcpListener,
+    control: TcpListener,
+    endpoints: Endpoints,
+}
+
+/// Where a stand-alone emulator listens, and what to call it with. Prints as instructions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    /// VPC and ECS API.
+    pub api: SocketAddr,
+    /// Metadata service.
+    pub metadata: SocketAddr,
+    /// Control path.
+    pub control: SocketAddr,
+    /// Region.
+    pub region: String,
+    /// ID and secret of the first access key.
+    pub access_key: Option<(String, String)>,
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# Alibaba Cloud emulator: VPC and ECS API, region {}", self.region)?;
+        writeln!(f, "export VPC_ENDPOINT={} ECS_ENDPOINT={}", self.api, self.api)?;
+        writeln!(f, "export ALICLOUD_CLIENT_SCHEME=HTTP")?;
+        writeln!(f, "export METADATA_ENDPOINT=http://{}", self.metadata)?;
+        if let Some((id, secret)) = &self.access_key {
+            writeln!(f, "export ACCESS_KEY_ID={id} ACCESS_KEY_SECRET={secret}")?;
+        }
+        write!(f, "# control: http://{}/snapshot", self.control)
+    }
+}
+
+/// Opens the listeners of a stand-alone emulator.
+///
+/// # Errors
+/// The contents are refused, or an address cannot be listened on. Nothing is left open then.
+pub async fn bind(config: Config) -> Result<Bound, RunError> {
+    if let Some(id) = &config.settings.metadata_instance
+        && !config.topology.instances.iter().any(|instance| instance.id == *id)
+    {
+        return Err(RunError::NoSuchInstance(id.clone()));
+    }
+    let emulator = Emulator::new(&config.topology, config.settings)?;
+    let (api, api_address) = listen(config.api, "the API").await?;
+    let (metadata, metadata_address) = listen(config.metadata, "the metadata service").await?;
+    let (control, control_address) = listen(config.control, "the control path").await?;
+    let endpoints = Endpoints {
+        api: api_address,
+        metadata: metadata_address,
+        control: control_address,
+        region: config.topology.region,
+        access_key: config.topology.access_keys.into_iter().next().map(|key| (key.id, key.secret)),
+    };
+    Ok(Bound { handle: emulator.handle(), api, metadata, control, endpoints })
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<(TcpListener, SocketAddr), RunError> {
+    let refused = |source| RunError::Listen { address, purpose, source };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    Ok((listener, bound))
+}
+
+impl Bound {
+    /// Where it listens; ports that were asked for as 0 are the real ones here.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// A handle to the emulator.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Serves until the future is dropped.
+    ///
+    /// # Errors
+    /// A listener failed.
+    pub async fn serve(self) -> Result<(), RunError> {
+        let Self { handle, api, metadata, control, .. } = self;
+        tokio::try_join!(
+            handle.serve_api(api),
+            handle.serve_metadata(metadata),
+            handle.serve_control(control)
+        )
+        .map(drop)
+        .map_err(RunError::Serve)
+    }
+}
+
+/// Runs a stand-alone emulator until the future is dropped. `announce` gets the endpoints as soon as they are open.
+///
+/// # Errors
+/// See [`bind`] and [`Bound::serve`].
+pub async fn run(config: Config, announce: impl FnOnce(&Endpoints)) -> Result<(), RunError> {
+    let bound = bind(config).await?;
+    announce(bound.endpoints());
+    bound.serve().await
+}
