@@ -1,0 +1,454 @@
+//! What the API server does with an object: the rules of create, update, patch and delete, apart from HTTP.
+//!
+//! Clock and chance come in as arguments ([`Stamp`]), so that the rules can be tested as functions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Broken, Failure};
+use crate::patch::{self, PatchType};
+use crate::resource::Resource;
+use crate::rules;
+use crate::store::{Key, Store};
+
+/// What the world adds to a write.
+#[derive(Debug, Clone)]
+pub(crate) struct Stamp {
+    /// RFC 3339 with whole seconds.
+    pub(crate) now: String,
+    /// The UID of an object created by this write.
+    pub(crate) uid: String,
+    /// Five characters that complete a `generateName`.
+    pub(crate) suffix: String,
+}
+
+/// What a delete asks for beyond the object's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DeleteOptions {
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+}
+
+/// What a delete did.
+#[derive(Debug, Clone)]
+pub(crate) enum Deleted {
+    /// The object is gone; this was its last state.
+    Gone(Arc<Value>),
+    /// Finalizers hold it: it stays, marked.
+    Held(Arc<Value>),
+}
+
+/// Which part of an object a write is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Everything but the status.
+    Main,
+    /// The status, and the labels and annotations.
+    Status,
+}
+
+pub(crate) fn get<'a>(store: &'a Store, key: &Key) -> Result<&'a Arc<Value>, Failure> {
+    store.get(key).ok_or_else(|| Failure::not_found(key.resource, &key.name))
+}
+
+/// Creates an object in `namespace` (empty for kinds without). With `dry_run` nothing is kept.
+pub(crate) fn create(
+    store: &mut Store,
+    resource: Resource,
+    namespace: &str,
+    body: Value,
+    stamp: &Stamp,
+    dry_run: bool,
+) -> Result<Arc<Value>, Failure> {
+    let mut object = rules::decode(resource, body)?;
+    let metadata = metadata_mut(&mut object)?;
+    agree_on_namespace(metadata, resource, namespace)?;
+    if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|version| !version.is_empty()) {
+        return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let given = text(metadata, "name");
+    let name = match (given.as_str(), text(metadata, "generateName").as_str()) {
+        ("", "") => {
+            let broken = Broken::required("metadata.name", "name or generateName is required");
+            return Err(Failure::invalid(resource, "", &[broken]));
+        }
+        ("", prefix) => format!("{prefix}{}", stamp.suffix),
+        (name, _) => name.to_owned(),
+    };
+    for managed in
+        ["uid", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "generation"]
+    {
+        metadata.remove(managed);
+    }
+    metadata.insert("name".to_owned(), name.clone().into());
+    metadata.insert("uid".to_owned(), stamp.uid.clone().into());
+    metadata.insert("creationTimestamp".to_owned(), stamp.now.clone().into());
+    if resource.namespaced() {
+        let home = Key::new(Resource::Namespaces, "", namespace);
+        get(store, &home)?;
+    }
+    rules::complete(resource, &mut object);
+    rules::validate(resource, &name, namespace, &object)?;
+    let key = Key::new(resource, namespace, &name);
+    if store.get(&key).is_some() {
+        return Err(Failure::already_exists(resource, &name));
+    }
+    Ok(if dry_run { Arc::new(object) } else { store.put(key, object) })
+}
+
+/// Replaces an object, or a part of it, by what the caller sent.
+pub(crate) fn update(
+    store: &mut Store,
+    key: &Key,
+    part: Part,
+    body: Value,
+    stamp: &Stamp,
+    dry_run: bool,
+) -> Result<Arc<Value>, Failure> {
+    let mut object = rules::decode(key.resource, body)?;
+    let metadata = metadata_mut(&mut object)?;
+    agree_on_namespace(metadata, key.resource, &key.namespace)?;
+    let name = text(metadata, "name");
+    if name.is_empty() {
+        metadata.insert("name".to_owned(), key.name.clone().into());
+    } else if name != key.name {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            key.name
+        )));
+    }
+    let Some(current) = store.get(key).cloned() else {
+        if part == Part::Main && key.resource.creates_on_update() {
+            return create(store, key.resource, &key.namespace, object, stamp, dry_run);
+        }
+        return Err(Failure::not_found(key.resource, &key.name));
+    };
+    if text(metadata_mut(&mut object)?, "resourceVersion").is_empty()
+        && !key.resource.updates_unconditionally()
+    {
+        let broken = Broken::value("metadata.resourceVersion", &json!(0), "must be specified for an update");
+        return Err(Failure::invalid(key.resource, &key.name, &[broken]));
+    }
+    replace(store, key, part, &current, object, dry_run)
+}
+
+/// Patches an object, or a part of it.
+pub(crate) fn patch(
+    store: &mut Store,
+    key: &Key,
+    part: Part,
+    kind: PatchType,
+    change: &Value,
+    dry_run: bool,
+) -> Result<Arc<Value>, Failure> {
+    let current = Arc::clone(get(store, key)?);
+    let patched = patch::apply(key.resource, kind, &current, change)?;
+    let mut object = rules::decode(key.resource, patched)?;
+    let metadata = metadata_mut(&mut object)?;
+    let renamed = text(metadata, "name") != key.name || text(metadata, "namespace") != key.namespace;
+    if renamed {
+        let broken = Broken::value("metadata.name", &text(metadata, "name").into(), "field is immutable");
+        return Err(Failure::invalid(key.resource, &key.name, &[broken]));
+    }
+    replace(store, key, part, &current, object, dry_run)
+}
+
+fn replace(
+    store: &mut Store,
+    key: &Key,
+    part: Part,
+    current: &Arc<Value>,
+    mut object: Value,
+    dry_run: bool,
+) -> Result<Arc<Value>, Failure> {
+    let (resource, name) = (key.resource, key.name.as_str());
+    let known = current.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let metadata = metadata_mut(&mut object)?;
+    let (uid, known_uid) = (text(metadata, "uid"), text(&known, "uid"));
+    if !uid.is_empty() && uid != known_uid {
+        return Err(Failure::uid_precondition(resource, name, &uid, &known_uid));
+    }
+    let version = text(metadata, "resourceVersion");
+    if !version.is_empty() && version != text(&known, "resourceVersion") {
+        if version.parse::<u64>().is_err() {
+            let broken =
+                Broken::value("metadata.resourceVersion", &version.into(), "must be an unsigned integer");
+            return Err(Failure::invalid(resource, name, &[broken]));
+        }
+        return Err(Failure::modified(resource, name));
+    }
+    for fixed in [
+        "uid",
+        "creationTimestamp",
+        "resourceVersion",
+        "generation",
+        "generateName",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "namespace",
+    ] {
+        match known.get(fixed) {
+            Some(value) => metadata.insert(fixed.to_owned(), value.clone()),
+            None => metadata.remove(fixed),
+        };
+    }
+    metadata.remove("managedFields");
+    metadata.remove("selfLink");
+    if part == Part::Status {
+        // Finalizers and owners are not the business of whoever reports status.
+        for field in ["finalizers", "ownerReferences"] {
+            match known.get(field) {
+                Some(value) => metadata.insert(field.to_owned(), value.clone()),
+                None => metadata.remove(field),
+            };
+        }
+    }
+    if resource.has_status() {
+        keep_other_part(current, &mut object, part);
+    }
+    rules::complete(resource, &mut object);
+    rules::validate(resource, name, &key.namespace, &object)?;
+    rules::validate_update(resource, name, current, &object)?;
+    let marked = known.contains_key("deletionTimestamp");
+    let held =
+        object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if marked && !held {
+        if !dry_run {
+            store.remove(key);
+        }
+        return Ok(Arc::new(object));
+    }
+    // As in the real server, a write that changes nothing makes no new version and wakes no watch.
+    if object == **current {
+        return Ok(Arc::clone(current));
+    }
+    Ok(if dry_run { Arc::new(object) } else { store.put(key.clone(), object) })
+}
+
+/// A write to the status leaves everything else alone, and the other way round.
+fn keep_other_part(current: &Value, object: &mut Value, part: Part) {
+    let (Some(before), Some(after)) = (current.as_object(), object.as_object_mut()) else { return };
+    let fixed = |name: &str| match part {
+        Part::Main => name == "status",
+        Part::Status => !matches!(name, "status" | "metadata" | "kind" | "apiVersion"),
+    };
+    after.retain(|name, _| !fixed(name));
+    for (name, value) in before {
+        if fixed(name) {
+            after.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Deletes an object, or marks it when finalizers hold it.
+pub(crate) fn delete(
+    store: &mut Store,
+    key: &Key,
+    options: &DeleteOptions,
+    stamp: &Stamp,
+    dry_run: bool,
+) -> Result<Deleted, Failure> {
+    let current = Arc::clone(get(store, key)?);
+    let known = current.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let uid = text(&known, "uid");
+    if let Some(wanted) = options.uid.as_ref().filter(|wanted| **wanted != uid) {
+        return Err(Failure::uid_precondition(key.resource, &key.name, wanted, &uid));
+    }
+    let version = text(&known, "resourceVersion");
+    if let Some(wanted) = options.resource_version.as_ref().filter(|wanted| **wanted != version) {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
+        );
+        return Err(Failure::conflict(key.resource, &key.name, &why));
+    }
+    if key.resource == Resource::Namespaces
+        && matches!(key.name.as_str(), "default" | "kube-system" | "kube-public")
+    {
+        let text = format!("namespaces {:?} is forbidden: this namespace may not be deleted", key.name);
+        return Err(Failure::forbidden(key.resource, &key.name, text));
+    }
+    let held = known.get("finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if held {
+        let mut marked = Value::clone(&current);
+        let metadata = metadata_mut(&mut marked)?;
+        if metadata.contains_key("deletionTimestamp") {
+            return Ok(Deleted::Held(current));
+        }
+        metadata.insert("deletionTimestamp".to_owned(), stamp.now.clone().into());
+        metadata.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+        return Ok(Deleted::Held(if dry_run { Arc::new(marked) } else { store.put(key.clone(), marked) }));
+    }
+    if dry_run {
+        return Ok(Deleted::Gone(current));
+    }
+    if key.resource == Resource::Namespaces {
+        for resource in Resource::ALL.into_iter().filter(|resource| resource.namespaced()) {
+            let inside: Vec<Key> =
+                store.list(resource, Some(&key.name)).map(|(key, _)| key.clone()).collect();
+            for key in inside {
+                store.remove(&key);
+            }
+        }
+    }
+    Ok(Deleted::Gone(store.remove(key).unwrap_or(current)))
+}
+
+fn metadata_mut(object: &mut Value) -> Result<&mut Map<String, Value>, Failure> {
+    object
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .ok_or_else(|| Failure::bad_request("the object has no metadata"))
+}
+
+fn text(map: &Map<String, Value>, field: &str) -> String {
+    map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn agree_on_namespace(
+    metadata: &mut Map<String, Value>,
+    resource: Resource,
+    namespace: &str,
+) -> Result<(), Failure> {
+    let given = text(metadata, "namespace");
+    if !resource.namespaced() {
+        if !given.is_empty() {
+            return Err(Failure::bad_request("namespace is not allowed on this type"));
+        }
+        metadata.remove("namespace");
+        return Ok(());
+    }
+    if !given.is_empty() && given != namespace {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    metadata.insert("namespace".to_owned(), namespace.into());
+    Ok(())
+}
+
+/// Where a paged list goes on: after this key, at this revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Continue {
+    pub(crate) revision: u64,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Continue {
+    /// The token: opaque to clients, hexadecimal so that it passes through any URL.
+    pub(crate) fn encode(&self) -> String {
+        let text = format!("{}/{}/{}", self.revision, self.namespace, self.name);
+        text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn decode(token: &str) -> Result<Self, Failure> {
+        let refuse = || Failure::bad_request("continue key is not valid: it was not issued by this server");
+        if !token.len().is_multiple_of(2) || !token.is_ascii() {
+            return Err(refuse());
+        }
+        let bytes = token
+            .as_bytes()
+            .chunks_exact(2)
+            .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+            .collect::<Option<Vec<u8>>>()
+            .ok_or_else(refuse)?;
+        let text = String::from_utf8(bytes).map_err(|_| refuse())?;
+        let mut parts = text.splitn(3, '/');
+        let (Some(revision), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(refuse());
+        };
+        let revision = revision.parse().map_err(|_| refuse())?;
+        Ok(Self { revision, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// What version of the data a list wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    /// The newest.
+    Latest,
+    /// Anything not older than this.
+    NotOlder(u64),
+    /// Exactly this.
+    Exact(u64),
+}
+
+/// A list request apart from its selectors.
+#[derive(Debug, Clone)]
+pub(crate) struct ListOptions {
+    pub(crate) at: At,
+    pub(crate) limit: Option<usize>,
+    pub(crate) from: Option<Continue>,
+}
+
+/// One page.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) items: Vec<Arc<Value>>,
+    pub(crate) revision: u64,
+    pub(crate) next: Option<Continue>,
+    pub(crate) remaining: usize,
+}
+
+pub(crate) fn list(
+    store: &Store,
+    resource: Resource,
+    namespace: Option<&str>,
+    selects: impl Fn(&Value) -> bool,
+    options: &ListOptions,
+) -> Result<Page, Failure> {
+    let now = store.revision();
+    let (revision, exact) = match (&options.from, options.at) {
+        (Some(from), _) => (from.revision, true),
+        (None, At::Latest) => (now, false),
+        (None, At::NotOlder(wanted)) => {
+            if wanted > now {
+                return Err(Failure::version_too_large(wanted, now));
+            }
+            (now, false)
+        }
+        (None, At::Exact(wanted)) => (wanted, true),
+    };
+    if revision > now {
+        return Err(Failure::version_too_large(revision, now));
+    }
+    let objects: BTreeMap<Key, Arc<Value>> = if exact && revision != now {
+        store.list_at(resource, namespace, revision).map_err(|_compacted| {
+            if options.from.is_some() {
+                Failure::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
+                )
+            } else {
+                Failure::expired(format!("The resourceVersion for the provided list is too old: {revision}"))
+            }
+        })?
+    } else {
+        store.list(resource, namespace).map(|(key, object)| (key.clone(), Arc::clone(object))).collect()
+    };
+    let after = options.from.as_ref().map(|from| Key::new(resource, &from.namespace, &from.name));
+    let mut rest = objects
+        .into_iter()
+        .filter(|(key, object)| after.as_ref().is_none_or(|after| key > after) && selects(object))
+        .peekable();
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let mut items = Vec::new();
+    let mut last = None;
+    while items.len() < limit
+        && let Some((key, object)) = rest.next()
+    {
+        items.push(object);
+        last = Some(key);
+    }
+    let next = match (rest.peek(), last) {
+        (Some(_), Some(last)) => Some(Continue { revision, namespace: last.namespace, name: last.name }),
+        _ => None,
+    };
+    let remaining = if next.is_some() { rest.count() } else { 0 };
+    Ok(Page { items, revision, next, remaining })
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;
