@@ -57,8 +57,24 @@ impl BridgeConfig {
     /// Keys of the wrong type, combinations that exclude each other, and ([`code::UNSUPPORTED_FIELD`]) what this build does not have.
     pub fn parse(config: &Config, args: &str) -> Result<Self, Error> {
         let fields = config.fields()?;
-        let flag = |name| fields.bool(name).map(Option::unwrap_or_default).map_err(load_error);
         refuse_unbuilt(&fields)?;
+        check_masquerade_backend(&fields)?;
+        Self::read(config, &fields, args)
+    }
+
+    /// Reads a configuration for DEL, which must also undo what another build of the plugin did: VLANs and the masquerade backend do not
+    /// matter to it.
+    ///
+    /// # Errors
+    /// As [`BridgeConfig::parse`]; of what this build does not have only `macspoofchk`, whose filter would stay.
+    pub fn parse_for_removal(config: &Config, args: &str) -> Result<Self, Error> {
+        let fields = config.fields()?;
+        refuse_filter(&fields)?;
+        Self::read(config, &fields, args)
+    }
+
+    fn read(config: &Config, fields: &Fields<'_>, args: &str) -> Result<Self, Error> {
+        let flag = |name| fields.bool(name).map(Option::unwrap_or_default).map_err(load_error);
         let mtu = fields.integer("mtu").map_err(load_error)?.unwrap_or_default();
         let mtu = u32::try_from(mtu)
             .ok()
@@ -73,8 +89,6 @@ impl BridgeConfig {
         if link_disabled && ipam.is_some() {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
-        let masquerade = flag("ipMasq")?;
-        check_masquerade_backend(masquerade, fields.string("ipMasqBackend").map_err(load_error)?)?;
         let is_default_gateway = flag("isDefaultGateway")?;
         let bridge = match fields.string("bridge").map_err(load_error)? {
             None | Some("") => "cni0",
@@ -91,14 +105,14 @@ impl BridgeConfig {
             is_gateway: flag("isGateway")? || is_default_gateway,
             is_default_gateway,
             force_address: flag("forceAddress")?,
-            masquerade,
+            masquerade: flag("ipMasq")?,
             mtu,
             hairpin,
             promiscuous,
             isolated: flag("portIsolation")?,
             duplicate_detection: flag("enabledad")?,
             link_disabled,
-            mac: requested_mac(&fields, args)?,
+            mac: requested_mac(fields, args)?,
             dns: dns.map_err(load_error)?.unwrap_or_default(),
             ipam,
         })
@@ -168,20 +182,28 @@ pub fn next_hop_of(route: &Route, result: &CniResult) -> Option<IpAddr> {
     })
 }
 
+fn unbuilt(key: &str, value: &Json) -> Error {
+    Error::new(
+        code::UNSUPPORTED_FIELD,
+        format!(
+            "bridge: `{key}` = {} is not supported by this build; remove the key or use the Go bridge plugin",
+            value.compact()
+        ),
+    )
+}
+
+fn refuse_filter(fields: &Fields<'_>) -> Result<(), Error> {
+    if fields.bool("macspoofchk").map_err(load_error)? == Some(true) {
+        return Err(unbuilt("macspoofchk", &Json::Bool(true)));
+    }
+    Ok(())
+}
+
 fn refuse_unbuilt(fields: &Fields<'_>) -> Result<(), Error> {
     let vlan = fields.integer("vlan").map_err(load_error)?.unwrap_or_default();
     if !(0..=4094).contains(&vlan) {
         return Err(Error::internal(format!("invalid VLAN ID {vlan} (must be between 0 and 4094)")));
     }
-    let unbuilt = |key: &str, value: &Json| {
-        Error::new(
-            code::UNSUPPORTED_FIELD,
-            format!(
-                "bridge: `{key}` = {} is not supported by this build; remove the key or use the Go bridge plugin",
-                value.compact()
-            ),
-        )
-    };
     if vlan != 0 {
         return Err(unbuilt("vlan", &Json::from(vlan)));
     }
@@ -190,16 +212,15 @@ fn refuse_unbuilt(fields: &Fields<'_>) -> Result<(), Error> {
     {
         return Err(unbuilt("vlanTrunk", value));
     }
-    if fields.bool("macspoofchk").map_err(load_error)? == Some(true) {
-        return Err(unbuilt("macspoofchk", &Json::Bool(true)));
-    }
+    refuse_filter(fields)?;
     // Without VLANs it has no effect, so its value does not matter; its type does.
     fields.bool("preserveDefaultVlan").map_err(load_error)?;
     Ok(())
 }
 
-fn check_masquerade_backend(masquerade: bool, backend: Option<&str>) -> Result<(), Error> {
-    match backend {
+fn check_masquerade_backend(fields: &Fields<'_>) -> Result<(), Error> {
+    let masquerade = fields.bool("ipMasq").map_err(load_error)? == Some(true);
+    match fields.string("ipMasqBackend").map_err(load_error)? {
         None | Some("nftables") => Ok(()),
         Some("iptables") if masquerade => Err(Error::new(
             code::UNSUPPORTED_FIELD,
