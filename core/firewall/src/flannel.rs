@@ -45,6 +45,23 @@ pub fn table(family: Family, name: &str, rules: Option<&Rules>) -> Table {
     table
 }
 
+/// The exempt networks of a table that [`table`] made for this network, in their order.
+pub fn exempt_networks(table: &Table, network: IpNet) -> Vec<IpNet> {
+    let rules = table.chains.get("postrtg").map(|chain| chain.rules.as_slice()).unwrap_or_default();
+    rules
+        .iter()
+        .filter(|rule| rule.action == Action::Return)
+        .filter_map(|rule| match rule.matches.as_slice() {
+            [Match::Source { net: source, negated: false }, Match::Destination { net, negated: false }]
+                if *source == network && !network.contains(net) =>
+            {
+                Some(*net)
+            }
+            _ => None,
+        })
+        .collect()
+}
+
 fn postrouting(rules: &Rules, masquerade: Masquerade) -> Chain {
     let Rules { network, subnet, .. } = *rules;
     let masquerade = Action::Masquerade { fully_random: masquerade.fully_random };
@@ -90,7 +107,7 @@ fn multicast(network: IpNet) -> IpNet {
 
 #[cfg(test)]
 mod tests {
-    use super::{Masquerade, Rules, table};
+    use super::{Masquerade, Rules, exempt_networks, table};
     use crate::Family;
 
     fn rules() -> Rules {
@@ -142,6 +159,10 @@ mod tests {
         let shown = table(Family::Ip6, "flannel-ipv6", Some(&v6)).to_string();
         assert!(shown.contains("ip6 saddr fd00:10:244::/56 ip6 daddr != ff00::/8 masquerade\n"), "{shown}");
         assert!(shown.contains("ip6 daddr fd01::/64 return") && !shown.contains("192.168"), "{shown}");
+        assert_eq!(
+            exempt_networks(&table(Family::Ip6, "flannel-ipv6", Some(&v6)), v6.network),
+            ["fd01::/64".parse().unwrap()]
+        );
         assert!(table(Family::Ip6, "flannel-ipv6", None).chains.is_empty());
     }
 

@@ -4,12 +4,14 @@
 //! operators' scripts read them. Getting a key wrong strands a node: its peers cannot find it, or its pods get no address.
 
 mod annotations;
+mod assigned;
 mod attributes;
 mod net_conf;
 mod subnet_env;
 mod subnet_key;
 
 pub use annotations::{AnnotationKeys, PrefixError};
+pub use assigned::{AssignmentError, assigned_subnets};
 pub use attributes::{AttributesError, BackendData, LeaseAttributes, PublicIp};
 pub use net_conf::{BackendConf, NetConf, NetConfError, SubnetRange};
 pub use subnet_env::{PreviousSubnets, SubnetEnv, SubnetEnvError, gateway_of};

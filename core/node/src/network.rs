@@ -1,12 +1,12 @@
 //! The desired network of this node.
 
 use ipnet::IpNet;
-use loden_firewall::Family;
 use loden_firewall::flannel::{self, Masquerade};
+use loden_firewall::{Family, TableName};
 
 use crate::{
-    Desired, FLANNEL_TABLES, MAIN_TABLE, Object, Objects, Observed, ROUTE_PROTOCOL, Route, RouteKind, Scope,
-    Sysctl, gateways,
+    Desired, FLANNEL_TABLES, Key, MAIN_TABLE, Object, Objects, Observed, ROUTE_PROTOCOL, Route, RouteKind,
+    Scope, Sysctl, gateways,
 };
 
 /// The metric of the blackhole route over the own subnet. It is large so that the bridge's own route to the same
@@ -25,8 +25,9 @@ pub struct Network {
     pub subnets: Vec<IpNet>,
     /// How to masquerade; `None` without `--ip-masq`.
     pub masquerade: Option<Masquerade>,
-    /// Networks outside the cluster that see pods' own addresses: the VPC's.
-    pub exempt: Vec<IpNet>,
+    /// Networks outside the cluster that see pods' own addresses: the VPC's. While they are not known (`None`) those that
+    /// an earlier run installed stay, so that a restart without the metadata service changes nobody's address.
+    pub exempt: Option<Vec<IpNet>>,
     /// Accept forwarded pod traffic explicitly.
     pub forward_rules: bool,
     /// Drop what is sent to an unused address of the own subnet instead of routing it back out.
@@ -64,7 +65,7 @@ impl Network {
                 flannel::Rules {
                     network,
                     subnet,
-                    exempt: self.exempt.clone(),
+                    exempt: self.exempt.clone().unwrap_or_else(|| as_found(observed, family, name, network)),
                     masquerade: self.masquerade,
                     forward: self.forward_rules,
                 }
@@ -99,5 +100,14 @@ impl Network {
             paths.push("net/ipv6/conf/all/forwarding");
         }
         paths.into_iter().map(|path| Sysctl { path: path.to_owned(), value: "1".to_owned() }).collect()
+    }
+}
+
+/// The exempt networks of a table as it stands.
+fn as_found(observed: &Observed, family: Family, name: &str, network: IpNet) -> Vec<IpNet> {
+    let key = Key::Table(TableName { family, name: name.to_owned() });
+    match observed.objects.get(&key) {
+        Some(Object::Table(table)) => flannel::exempt_networks(table, network),
+        _ => Vec::new(),
     }
 }

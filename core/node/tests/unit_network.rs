@@ -14,7 +14,7 @@ fn network() -> Network {
         networks: vec!["172.20.0.0/16".parse().unwrap()],
         subnets: vec!["172.20.1.0/24".parse().unwrap()],
         masquerade: Some(Masquerade { fully_random: true }),
-        exempt: vec!["192.168.0.0/16".parse().unwrap()],
+        exempt: Some(vec!["192.168.0.0/16".parse().unwrap()]),
         forward_rules: true,
         blackhole: false,
         previous_networks: Vec::new(),
@@ -168,4 +168,15 @@ fn a_tampered_table_is_mended_chain_by_chain() {
     nft add rule ip flannel-ipv4 forward ip daddr 172.20.0.0/16 accept
     nft delete chain ip flannel-ipv4 mine
     ");
+}
+
+#[test]
+fn exempt_networks_stay_while_they_are_not_known() {
+    let known = network();
+    let (settled, _) = planned(&known, &Kernel::default());
+    let kernel = Kernel::with(settled.objects);
+    let (_, plan) = planned(&Network { exempt: None, ..known.clone() }, &kernel);
+    assert!(plan.is_empty(), "{plan}");
+    let (_, plan) = planned(&Network { exempt: Some(Vec::new()), ..known }, &kernel);
+    assert!(!plan.is_empty());
 }

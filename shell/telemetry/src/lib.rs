@@ -6,6 +6,8 @@
 
 mod health;
 mod log;
+mod notify;
 
 pub use health::{BindError, HealthServer, Page, Readiness};
 pub use log::{LogError, LogFormat, LogOptions, init_log};
+pub use notify::notify_ready;
