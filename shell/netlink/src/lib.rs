@@ -9,7 +9,10 @@
 //! `linux/neighbour.h`, `linux/fib_rules.h` and `linux/netfilter/nf_tables.h`.
 
 mod error;
+pub mod monitor;
+
 pub mod netns;
+pub mod nft;
 mod route;
 mod socket;
 pub mod sysctl;

@@ -42,7 +42,7 @@ pub(crate) struct Answer {
 /// Sorts incoming datagrams into the answers they belong to.
 #[derive(Debug)]
 pub(crate) struct Assembly {
-    answers: Vec<Answer>,
+    pub(crate) answers: Vec<Answer>,
     overrun: bool,
 }
 
@@ -319,4 +319,9 @@ impl AsFd for NetlinkSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// The replies of one type, read; those that `read` does not know are passed over.
+pub(crate) fn parsed<T>(replies: &[Reply], kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
+    replies.iter().filter(|r| r.kind == kind).filter_map(|r| read(&r.payload)).collect()
 }

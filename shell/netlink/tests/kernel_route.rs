@@ -1,5 +1,7 @@
 //! rtnetlink against the running kernel, in namespaces of the tests' own. Needs root.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::net::IpAddr;
 
 use loden_netlink::*;
@@ -151,11 +153,11 @@ fn vxlan_neighbour_and_fdb_round_trip() {
     let neighbour = Neighbour::permanent(link.index, ip("10.244.2.0"), mac);
     let entry = FdbEntry::tunnel(link.index, mac, ip("192.0.2.2"));
     rt.apply_all(&[Change::ReplaceNeighbour(neighbour.clone()), Change::ReplaceFdb(entry.clone())]).unwrap();
-    assert_eq!(rt.neighbours(IpFamily::V4, Some(link.index)).unwrap(), [neighbour.clone()]);
-    assert_eq!(rt.fdb(Some(link.index)).unwrap(), [entry.clone()]);
+    assert_eq!(rt.neighbours(IpFamily::V4, Some(link.index)).unwrap(), std::slice::from_ref(&neighbour));
+    assert_eq!(rt.fdb(Some(link.index)).unwrap(), std::slice::from_ref(&entry));
     let moved = FdbEntry { destination: Some(ip("192.0.2.3")), ..entry };
     rt.apply(&Change::ReplaceFdb(moved.clone())).unwrap();
-    assert_eq!(rt.fdb(Some(link.index)).unwrap(), [moved.clone()]);
+    assert_eq!(rt.fdb(Some(link.index)).unwrap(), std::slice::from_ref(&moved));
     rt.apply_all(&[Change::DeleteNeighbour(neighbour), Change::DeleteFdb(moved)]).unwrap();
     assert_eq!(rt.neighbours(IpFamily::V4, Some(link.index)).unwrap(), []);
     assert_eq!(rt.fdb(Some(link.index)).unwrap(), []);

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::str::FromStr;
 
-use super::{AF_BRIDGE, AF_UNSPEC, Change, RouteSocket, parsed};
+use super::{AF_BRIDGE, AF_UNSPEC, Change, RouteSocket};
+use crate::socket::parsed;
 use crate::wire::{Attr, F_CREATE, F_EXCL, Message, attrs, attrs_after, find};
 use crate::{Error, NetNs, Result};
 

@@ -24,7 +24,7 @@ pub use neighbour::{FdbEntry, Neighbour, neighbour_flags, neighbour_state};
 pub use path::{Hop, Route, RouteFilter, RouteKind, protocol, scope, table};
 pub use rule::{Rule, RuleAction};
 
-use crate::socket::{NetlinkSocket, Reply};
+use crate::socket::{NetlinkSocket, parsed};
 use crate::wire::Message;
 use crate::{Error, NetNs, Result};
 
@@ -148,8 +148,4 @@ impl RouteSocket {
         let replies = self.socket.dump(operation, request)?;
         Ok(parsed(&replies, reply, read))
     }
-}
-
-pub(crate) fn parsed<T>(replies: &[Reply], kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
-    replies.iter().filter(|r| r.kind == kind).filter_map(|r| read(&r.payload)).collect()
 }

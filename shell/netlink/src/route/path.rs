@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{AF_INET, AF_INET6, Change, IpFamily, RouteSocket, family_of, net_of, parsed};
+use super::{AF_INET, AF_INET6, Change, IpFamily, RouteSocket, family_of, net_of};
+use crate::socket::parsed;
 use crate::wire::{Attr, F_APPEND, F_CREATE, F_EXCL, F_REPLACE, Message, attrs, attrs_after, read_u16};
 use crate::{Error, Result};
 

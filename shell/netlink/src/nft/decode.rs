@@ -1,0 +1,517 @@
+//! From what the kernel lists back to values.
+//!
+//! A rule is followed expression by expression: what a register holds, what it is compared with, what happens in the
+//! end. The first expression without a word in the vocabulary makes the whole rule opaque, so a rule is either understood
+//! completely or not at all.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use loden_firewall::{Action, Base, ChainKind, Family, Hook, L4, Match, Policy, Rule, TableName};
+
+use super::uapi::*;
+use crate::wire::{Attr, attrs, attrs_after, find};
+
+const HEADER: usize = 4;
+
+pub(super) struct TableRow {
+    pub(super) key: TableName,
+    pub(super) comment: Option<String>,
+    pub(super) dormant: bool,
+}
+
+pub(super) struct ChainRow {
+    pub(super) table: TableName,
+    pub(super) name: String,
+    /// `Err` names a hook that has no word in the vocabulary.
+    pub(super) base: Result<Option<Base>, String>,
+    pub(super) comment: Option<String>,
+}
+
+pub(super) struct RuleRow {
+    pub(super) chain: String,
+    pub(super) handle: u64,
+    pub(super) rule: Rule,
+}
+
+/// `None` for families Loden has no word for (arp, netdev).
+fn family(payload: &[u8]) -> Option<Family> {
+    match *payload.first()? {
+        NFPROTO_IPV4 => Some(Family::Ip),
+        NFPROTO_IPV6 => Some(Family::Ip6),
+        NFPROTO_INET => Some(Family::Inet),
+        NFPROTO_BRIDGE => Some(Family::Bridge),
+        _ => None,
+    }
+}
+
+pub(super) fn table(payload: &[u8]) -> Option<TableRow> {
+    let family = family(payload)?;
+    let (mut name, mut comment, mut flags) = (None, None, 0);
+    for attr in attrs_after(payload, HEADER) {
+        match attr.kind {
+            NFTA_TABLE_NAME => name = Some(attr.text()),
+            NFTA_TABLE_FLAGS => flags = attr.be32().unwrap_or(0),
+            NFTA_TABLE_USERDATA => comment = comment_in(attr.value),
+            _ => {}
+        }
+    }
+    let key = TableName { family, name: name? };
+    Some(TableRow { key, comment, dormant: flags & NFT_TABLE_F_DORMANT != 0 })
+}
+
+pub(super) fn chain(payload: &[u8]) -> Option<ChainRow> {
+    let family = family(payload)?;
+    let (mut table, mut name, mut comment, mut hook, mut kind, mut policy) =
+        (None, None, None, None, None, 1);
+    for attr in attrs_after(payload, HEADER) {
+        match attr.kind {
+            NFTA_CHAIN_TABLE => table = Some(attr.text()),
+            NFTA_CHAIN_NAME => name = Some(attr.text()),
+            NFTA_CHAIN_USERDATA => comment = comment_in(attr.value),
+            NFTA_CHAIN_HOOK => hook = Some(attr.value),
+            NFTA_CHAIN_TYPE => kind = Some(attr.text()),
+            NFTA_CHAIN_POLICY => policy = attr.be32().unwrap_or(1),
+            _ => {}
+        }
+    }
+    let base = match hook {
+        None => Ok(None),
+        Some(hook) => base_of(hook, kind.as_deref().unwrap_or(""), policy).map(Some),
+    };
+    Some(ChainRow { table: TableName { family, name: table? }, name: name?, base, comment })
+}
+
+fn base_of(hook: &[u8], kind: &str, policy: u32) -> Result<Base, String> {
+    let number = find(hook, NFTA_HOOK_HOOKNUM).and_then(|a| a.be32());
+    let priority = find(hook, NFTA_HOOK_PRIORITY).and_then(|a| a.be32()).map_or(0, u32::cast_signed);
+    Ok(Base {
+        kind: match kind {
+            "filter" => ChainKind::Filter,
+            "nat" => ChainKind::Nat,
+            "route" => ChainKind::Route,
+            other => return Err(format!("chain type {other:?}")),
+        },
+        hook: match number {
+            Some(0) => Hook::Prerouting,
+            Some(1) => Hook::Input,
+            Some(2) => Hook::Forward,
+            Some(3) => Hook::Output,
+            Some(4) => Hook::Postrouting,
+            other => return Err(format!("hook {other:?}")),
+        },
+        priority,
+        policy: if policy == 0 { Policy::Drop } else { Policy::Accept },
+    })
+}
+
+fn comment_in(mut records: &[u8]) -> Option<String> {
+    while let [kind, len, rest @ ..] = records {
+        let value = rest.get(..usize::from(*len))?;
+        if *kind == UDATA_COMMENT {
+            let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+            return Some(String::from_utf8_lossy(value.get(..end)?).into_owned());
+        }
+        records = rest.get(usize::from(*len)..)?;
+    }
+    None
+}
+
+/// `None` for a rule of another table.
+pub(super) fn rule(payload: &[u8], of: &TableName) -> Option<RuleRow> {
+    let family = family(payload)?;
+    let (mut table, mut chain, mut handle, mut expressions, mut comment) = (None, None, None, &[][..], None);
+    for attr in attrs_after(payload, HEADER) {
+        match attr.kind {
+            NFTA_RULE_TABLE => table = Some(attr.text()),
+            NFTA_RULE_CHAIN => chain = Some(attr.text()),
+            NFTA_RULE_HANDLE => handle = attr.be64(),
+            NFTA_RULE_EXPRESSIONS => expressions = attr.value,
+            NFTA_RULE_USERDATA => comment = comment_in(attr.value),
+            _ => {}
+        }
+    }
+    if family != of.family || table.as_deref() != Some(&of.name) {
+        return None;
+    }
+    let rule = Reader::new(family).rule(expressions, comment);
+    Some(RuleRow { chain: chain?, handle: handle?, rule })
+}
+
+pub(super) fn generation(payload: &[u8]) -> Option<u32> {
+    attrs_after(payload, HEADER).find(|a| a.kind == NFTA_GEN_ID)?.be32()
+}
+
+/// What a register holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Held {
+    Meta(u32),
+    Payload { base: u32, offset: u32, len: u32 },
+    CtState,
+    FibDestinationType,
+    Value(Vec<u8>),
+    Masked { of: Box<Held>, mask: Vec<u8>, xor: Vec<u8> },
+}
+
+struct Reader {
+    family: Family,
+    registers: BTreeMap<u32, Held>,
+    matches: Vec<Match>,
+    action: Option<Action>,
+    /// The network protocol the rule has tested, and whether an address match has used that.
+    network: Option<(u16, bool)>,
+    /// The transport protocol the rule has tested, and the match it would be if no port match used it.
+    transport: Option<(u8, usize)>,
+    /// A test for Ethernet that a link-layer match has to use.
+    ether: Option<bool>,
+}
+
+impl Reader {
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            registers: BTreeMap::new(),
+            matches: Vec::new(),
+            action: None,
+            network: None,
+            transport: None,
+            ether: None,
+        }
+    }
+
+    fn rule(mut self, expressions: &[u8], comment: Option<String>) -> Rule {
+        let mut names = Vec::new();
+        let mut known = true;
+        for element in attrs(expressions) {
+            let name = find(element.value, NFTA_EXPR_NAME).map(|a| a.text()).unwrap_or_default();
+            let data = find(element.value, NFTA_EXPR_DATA).map_or(&[][..], |a| a.value);
+            // Nothing may follow what ends a rule.
+            known = known && self.action.is_none() && self.expression(&name, data).is_some();
+            names.push(name);
+        }
+        let dangling = matches!(self.network, Some((_, false))) || self.ether == Some(false);
+        if known && !dangling {
+            Rule { matches: self.matches, action: self.action.unwrap_or(Action::Continue), comment }
+        } else {
+            Rule { matches: vec![Match::Opaque(names.join(" "))], action: Action::Opaque, comment }
+        }
+    }
+
+    /// `None` when the expression, or this use of it, has no word.
+    fn expression(&mut self, name: &str, data: &[u8]) -> Option<()> {
+        let number = |kind: u16| find(data, kind).and_then(|a| a.be32());
+        match name {
+            "meta" => match (number(NFTA_META_DREG), number(NFTA_META_SREG)) {
+                (Some(to), None) => self.hold(to, Held::Meta(number(NFTA_META_KEY)?)),
+                (None, Some(from)) if number(NFTA_META_KEY)? == META_MARK => self.set_mark(from),
+                _ => None,
+            },
+            "payload" => {
+                let held = Held::Payload {
+                    base: number(NFTA_PAYLOAD_BASE)?,
+                    offset: number(NFTA_PAYLOAD_OFFSET)?,
+                    len: number(NFTA_PAYLOAD_LEN)?,
+                };
+                self.hold(number(NFTA_PAYLOAD_DREG)?, held)
+            }
+            "ct" if number(NFTA_CT_KEY)? == CT_STATE => self.hold(number(NFTA_CT_DREG)?, Held::CtState),
+            "fib" if number(NFTA_FIB_RESULT)? == FIB_ADDRTYPE && number(NFTA_FIB_FLAGS)? == FIB_DADDR => {
+                self.hold(number(NFTA_FIB_DREG)?, Held::FibDestinationType)
+            }
+            "bitwise" if number(NFTA_BITWISE_OP).unwrap_or(0) == 0 => {
+                let of = Box::new(self.registers.get(&number(NFTA_BITWISE_SREG)?)?.clone());
+                let mask = value_in(find(data, NFTA_BITWISE_MASK)?)?;
+                let xor = value_in(find(data, NFTA_BITWISE_XOR)?)?;
+                self.hold(number(NFTA_BITWISE_DREG)?, Held::Masked { of, mask, xor })
+            }
+            "cmp" => {
+                let held = self.registers.get(&number(NFTA_CMP_SREG)?)?.clone();
+                let value = value_in(find(data, NFTA_CMP_DATA)?)?;
+                match number(NFTA_CMP_OP)? {
+                    NFT_CMP_EQ => self.compared(held, &value, false),
+                    NFT_CMP_NEQ => self.compared(held, &value, true),
+                    _ => None,
+                }
+            }
+            "counter" => self.push(Match::Counter),
+            "immediate" => self.immediate(number(NFTA_IMMEDIATE_DREG)?, find(data, NFTA_IMMEDIATE_DATA)?),
+            "masq" => {
+                if number(NFTA_MASQ_REG_PROTO_MIN).is_some() {
+                    return None;
+                }
+                match number(NFTA_MASQ_FLAGS).unwrap_or(0) {
+                    0 => self.end(Action::Masquerade { fully_random: false }),
+                    NAT_RANGE_FULLY_RANDOM => self.end(Action::Masquerade { fully_random: true }),
+                    _ => None,
+                }
+            }
+            "nat" => self.nat(&number),
+            _ => None,
+        }
+    }
+
+    fn hold(&mut self, register: u32, held: Held) -> Option<()> {
+        self.registers.insert(register, held);
+        Some(())
+    }
+
+    fn push(&mut self, m: Match) -> Option<()> {
+        self.matches.push(m);
+        Some(())
+    }
+
+    fn end(&mut self, action: Action) -> Option<()> {
+        self.action = Some(action);
+        Some(())
+    }
+
+    fn immediate(&mut self, register: u32, data: Attr<'_>) -> Option<()> {
+        if register != REG_VERDICT {
+            return self.hold(register, Held::Value(value_in(data)?));
+        }
+        let verdict = find(data.value, NFTA_DATA_VERDICT)?;
+        let code = find(verdict.value, NFTA_VERDICT_CODE)?.be32()?.cast_signed();
+        let chain = || find(verdict.value, NFTA_VERDICT_CHAIN).map(|a| a.text());
+        self.end(match code {
+            NF_ACCEPT => Action::Accept,
+            NF_DROP => Action::Drop,
+            NFT_RETURN => Action::Return,
+            NFT_JUMP => Action::Jump(chain()?),
+            NFT_GOTO => Action::Goto(chain()?),
+            _ => return None,
+        })
+    }
+
+    fn set_mark(&mut self, from: u32) -> Option<()> {
+        let action = match self.registers.get(&from)? {
+            Held::Value(value) => Action::SetMark { value: u32_of(value)?, mask: u32::MAX },
+            Held::Masked { of, mask, xor } if **of == Held::Meta(META_MARK) => {
+                let (mask, value) = (!u32_of(mask)?, u32_of(xor)?);
+                if value & !mask != 0 || mask == u32::MAX {
+                    return None;
+                }
+                Action::SetMark { value, mask }
+            }
+            _ => return None,
+        };
+        self.end(action)
+    }
+
+    fn nat(&mut self, number: &impl Fn(u16) -> Option<u32>) -> Option<()> {
+        if number(NFTA_NAT_FLAGS).unwrap_or(0) & !NAT_RANGE_IMPLIED != 0 {
+            return None;
+        }
+        let same = |min: u16, max: u16| match (number(min), number(max)) {
+            (Some(min), Some(max)) if min == max => Some(Some(min)),
+            (min, None) => Some(min),
+            _ => None,
+        };
+        let held = |register: u32| match self.registers.get(&register) {
+            Some(Held::Value(value)) => Some(value.clone()),
+            _ => None,
+        };
+        let address = held(same(NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_ADDR_MAX)??)?;
+        let v4 = number(NFTA_NAT_FAMILY)? == u32::from(NFPROTO_IPV4);
+        let addr = ip_of(v4, &address, if v4 { 4 } else { 16 })?;
+        let port = match same(NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_REG_PROTO_MAX)? {
+            None => None,
+            Some(register) => Some(u16::from_be_bytes(held(register)?.get(..2)?.try_into().ok()?)),
+        };
+        match number(NFTA_NAT_TYPE)? {
+            NAT_DNAT => self.end(Action::DestinationNat { addr, port }),
+            NAT_SNAT => self.end(Action::SourceNat { addr, port }),
+            _ => None,
+        }
+    }
+
+    fn compared(&mut self, held: Held, value: &[u8], negated: bool) -> Option<()> {
+        match held {
+            Held::Meta(META_MARK) if !negated => {
+                self.push(Match::Mark { value: u32_of(value)?, mask: u32::MAX })
+            }
+            Held::Meta(META_IIFNAME) => {
+                let name = link_name(value)?;
+                self.push(if negated { Match::NotInputLink(name) } else { Match::InputLink(name) })
+            }
+            Held::Meta(META_OIFNAME) => {
+                let name = link_name(value)?;
+                self.push(if negated { Match::NotOutputLink(name) } else { Match::OutputLink(name) })
+            }
+            Held::Meta(META_L4PROTO) if !negated => {
+                let number = *value.first()?;
+                self.transport = Some((number, self.matches.len()));
+                self.push(Match::L4 { proto: L4::from_number(number)? })
+            }
+            Held::Meta(META_NFPROTO) if !negated && self.family == Family::Inet => {
+                self.depend_on_network(match *value.first()? {
+                    NFPROTO_IPV4 => ETH_P_IP,
+                    NFPROTO_IPV6 => ETH_P_IPV6,
+                    _ => return None,
+                })
+            }
+            Held::Meta(META_PROTOCOL) if !negated && self.family == Family::Bridge => {
+                self.depend_on_network(u16::from_be_bytes(value.get(..2)?.try_into().ok()?))
+            }
+            Held::Meta(META_IIFTYPE) if !negated && self.family != Family::Bridge => {
+                let kind = u16::from_ne_bytes(value.get(..2)?.try_into().ok()?);
+                self.ether.get_or_insert(false);
+                (kind == ARPHRD_ETHER).then_some(())
+            }
+            Held::CtState => None,
+            Held::FibDestinationType if !negated && u32_of(value)? == RTN_LOCAL => {
+                self.push(Match::DestinationLocal)
+            }
+            Held::Payload { base: BASE_LINK, offset: 6, len: 6 } if !negated => {
+                if self.family != Family::Bridge {
+                    self.ether = self.ether.map(|_| true);
+                    self.ether?;
+                }
+                self.push(Match::EtherSource(value.try_into().ok()?))
+            }
+            Held::Payload { base: BASE_TRANSPORT, offset, len: 2 } if !negated => self.port(offset, value),
+            // nft joins neighbouring fields into one load: both ports, and both addresses of IPv4.
+            Held::Payload { base: BASE_TRANSPORT, offset: 0, len: 4 } if !negated => {
+                let (source, destination) = value.split_at_checked(2)?;
+                self.port(0, source)?;
+                self.port(2, destination)
+            }
+            Held::Payload { base: BASE_NETWORK, offset: 12, len: len @ 5..=8 } if !negated => {
+                let (source, destination) = value.split_at_checked(4)?;
+                self.address(12, 4, None, source, false)?;
+                self.address(16, len - 4, None, destination, false)
+            }
+            Held::Payload { base: BASE_NETWORK, offset, len } => {
+                self.address(offset, len, None, value, negated)
+            }
+            Held::Masked { of, mask, xor } if xor.iter().all(|b| *b == 0) => match *of {
+                Held::Meta(META_MARK) if !negated => {
+                    self.push(Match::Mark { value: u32_of(value)?, mask: u32_of(&mask)? })
+                }
+                Held::CtState if negated && value.iter().all(|b| *b == 0) => {
+                    self.push(Match::CtState(u32_of(&mask)?))
+                }
+                Held::Payload { base: BASE_NETWORK, offset, len } => {
+                    self.address(offset, len, Some(&mask), value, negated)
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn depend_on_network(&mut self, protocol: u16) -> Option<()> {
+        match self.network {
+            None => self.network = Some((protocol, false)),
+            Some((known, _)) if known == protocol => {}
+            Some(_) => return None,
+        }
+        Some(())
+    }
+
+    fn port(&mut self, offset: u32, value: &[u8]) -> Option<()> {
+        let (number, at) = self.transport?;
+        let proto = L4::from_number(number).filter(|p| p.has_ports())?;
+        let port = u16::from_be_bytes(value.try_into().ok()?);
+        // The test right before is part of this match; an earlier one stands for itself.
+        if at + 1 == self.matches.len() && matches!(self.matches.last(), Some(Match::L4 { .. })) {
+            self.matches.pop();
+        }
+        self.push(match offset {
+            0 => Match::SourcePort { proto, port },
+            2 => Match::DestinationPort { proto, port },
+            _ => return None,
+        })
+    }
+
+    fn address(
+        &mut self,
+        offset: u32,
+        len: u32,
+        mask: Option<&[u8]>,
+        value: &[u8],
+        negated: bool,
+    ) -> Option<()> {
+        let v4 = match self.family {
+            Family::Ip => true,
+            Family::Ip6 => false,
+            Family::Inet | Family::Bridge => {
+                let (protocol, used) = self.network.as_mut()?;
+                *used = true;
+                match *protocol {
+                    ETH_P_IP => true,
+                    ETH_P_IPV6 => false,
+                    _ => return None,
+                }
+            }
+        };
+        let destination = match (v4, offset) {
+            (true, 12) | (false, 8) => false,
+            (true, 16) | (false, 24) => true,
+            _ => return None,
+        };
+        let len = usize::try_from(len).ok()?;
+        let prefix = match mask {
+            None => u8::try_from(len * 8).ok()?,
+            Some(mask) => prefix_of(mask)?,
+        };
+        let net = IpNet::new(ip_of(v4, value, len)?, prefix).ok()?;
+        if net.trunc() != net {
+            return None;
+        }
+        self.push(if destination {
+            Match::Destination { net, negated }
+        } else {
+            Match::Source { net, negated }
+        })
+    }
+}
+
+fn value_in(attr: Attr<'_>) -> Option<Vec<u8>> {
+    find(attr.value, NFTA_DATA_VALUE).map(|a| a.value.to_vec())
+}
+
+fn u32_of(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The leading bytes of an address; the rest is zero.
+fn ip_of(v4: bool, value: &[u8], len: usize) -> Option<IpAddr> {
+    let value = value.get(..len)?;
+    if v4 {
+        let mut octets = [0; 4];
+        octets.get_mut(..len)?.copy_from_slice(value);
+        Some(IpAddr::V4(Ipv4Addr::from(octets)))
+    } else {
+        let mut octets = [0; 16];
+        octets.get_mut(..len)?.copy_from_slice(value);
+        Some(IpAddr::V6(Ipv6Addr::from(octets)))
+    }
+}
+
+/// The length of a mask of leading ones.
+fn prefix_of(mask: &[u8]) -> Option<u8> {
+    let ones: u32 = mask.iter().map(|b| b.leading_ones()).sum();
+    let set: u32 = mask.iter().map(|b| b.count_ones()).sum();
+    let mut left = ones;
+    let contiguous = mask.iter().all(|b| {
+        let here = left.min(8);
+        left -= here;
+        b.count_ones() == here && b.leading_ones() == here
+    });
+    (contiguous && ones == set).then(|| u8::try_from(ones).ok()).flatten()
+}
+
+/// All 16 bytes name a link, fewer are a prefix.
+fn link_name(value: &[u8]) -> Option<String> {
+    let whole = value.len() == 16;
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    if !whole && end != value.len() {
+        return None;
+    }
+    let mut name = String::from_utf8(value.get(..end)?.to_vec()).ok()?;
+    if !whole {
+        name.push('*');
+    }
+    Some(name)
+}
