@@ -4,10 +4,20 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod emulators;
+mod lab;
 mod plan;
+mod render;
 
+/// Flannel for Kubernetes on a VPC: plan a cluster, try one out, look at what is there.
 #[derive(Debug, Parser)]
-#[command(name = "loden", version, about)]
+#[command(
+    name = "loden",
+    version,
+    after_help = "See it work: `loden lab demo` (as root) builds a VPC of network namespaces, runs a cluster in it and checks it.\n\
+                  Not there yet: status, doctor, check, routes, ipam, sysdump, manifests, console for real clusters.",
+    max_term_width = 110
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,10 +27,23 @@ struct Cli {
 enum Command {
     /// What a cluster of given address ranges can be, and which limit binds
     Plan(plan::PlanArgs),
+    /// A VPC with a cluster in it, on this machine, out of network namespaces
+    Lab(lab::LabArgs),
+    /// The Alibaba Cloud API that Loden uses, and the metadata service, for your own client
+    CloudEmulator(emulators::CloudArgs),
+    /// The part of the Kubernetes API that Loden uses
+    KubeEmulator(emulators::KubeArgs),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Plan(args) => plan::run(&args),
-    }
+        Command::Lab(args) => lab::run(args),
+        Command::CloudEmulator(args) => emulators::cloud(&args),
+        Command::KubeEmulator(args) => emulators::kube(&args),
+    };
+    result.unwrap_or_else(|error| {
+        render::failure(&error);
+        ExitCode::FAILURE
+    })
 }

@@ -1,0 +1,480 @@
+//! The checks: what a working cluster on a VPC must do, tried with real packets, summed up as a table.
+//!
+//! Runs in the caller's process and looks only at what can be observed: sockets inside the namespaces of pods and instances, the frames on the
+//! vRouter, the route table the emulated cloud answers. If a check passed without its packets, everything built on the lab would rest on
+//! nothing; so each row counts the probes it really made, and a row without any is not green.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use loden_netlink::netns::NetNs;
+use serde::Serialize;
+
+use crate::capture::{Capture, Flow, Flows};
+use crate::control::{Request, ask};
+use crate::error::{Error, Result};
+use crate::names::LabName;
+use crate::probe::{ECHO_PORT, EchoServer, Protocol, Size, probe_seen_as};
+use crate::status::{Pod, Status};
+
+/// How long one probe may take. Generous: a slow machine is no broken network.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Probes at the same time.
+const WORKERS: usize = 4;
+/// Up to this many pairs of nodes get a row each; more are one row together.
+const ROWS_OF_PAIRS: usize = 6;
+/// Up to this many pods, every pair of pods is probed; beyond, one pod of each node stands for its node.
+const PODS_PAIRED: usize = 16;
+/// Failures listed per row.
+const FAILURES_LISTED: usize = 5;
+
+/// Destination ports and IP protocols that carry packets inside packets.
+const TUNNEL_PORTS: [(u16, &str); 6] = [
+    (8472, "VXLAN"),
+    (4789, "VXLAN"),
+    (8285, "flannel UDP"),
+    (51820, "WireGuard"),
+    (51821, "WireGuard"),
+    (4500, "IPsec NAT-T"),
+];
+const TUNNEL_PROTOCOLS: [(u8, &str); 5] = [(4, "IPIP"), (41, "6in4"), (47, "GRE"), (50, "ESP"), (51, "AH")];
+
+/// How a check ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every probe passed.
+    Passed,
+    /// At least one did not.
+    Failed,
+    /// The lab has nothing to try it on; the detail says what is missing.
+    Skipped,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// What was tried.
+    pub title: String,
+    /// With what, or what came out.
+    pub detail: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Probes that passed.
+    pub passed: usize,
+    /// Probes made.
+    pub total: usize,
+    /// Time of the median probe in microseconds, where there were timed ones.
+    pub median_us: Option<u64>,
+    /// What went wrong, a few of each row.
+    pub failures: Vec<String>,
+}
+
+/// All rows.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// In the order tried.
+    pub rows: Vec<Row>,
+    /// Milliseconds it took.
+    pub took_ms: u64,
+}
+
+impl Report {
+    /// Whether nothing failed and something was tried.
+    #[must_use]
+    pub fn green(&self) -> bool {
+        self.rows.iter().all(|row| row.verdict != Verdict::Failed)
+            && self.rows.iter().any(|row| row.verdict == Verdict::Passed)
+    }
+}
+
+/// One probe to make.
+struct Probe {
+    from: String,
+    namespace: NetNs,
+    seen_as: Ipv4Addr,
+    target: SocketAddrV4,
+    protocol: Protocol,
+    size: Size,
+}
+
+/// Runs every check against a running lab.
+///
+/// # Errors
+/// The lab does not answer, or has no pods to check with. A failed check is no error but a row.
+pub fn check(lab: &LabName, mut progress: impl FnMut(&str)) -> Result<Report> {
+    let begun = Instant::now();
+    let status: Status = ask(lab, &Request::Status, |_| {})?;
+    if status.pods.is_empty() {
+        return Err(Error::Refused(format!(
+            "lab {lab} has no pods to check with; `loden lab pod add --name {lab}` starts one"
+        )));
+    }
+    let bench = Bench::open(&status)?;
+    let capture = Capture::start(
+        &NetNs::open(lab.namespace_path("vrouter")).map_err(|e| Error::step("look at the vRouter", e))?,
+    )?;
+    let mut rows = Vec::new();
+
+    progress("pods on one node");
+    rows.push(run("pod to pod on one node", SIZES, bench.same_node()?));
+    progress("pods across nodes");
+    rows.extend(across(bench.across_nodes()?));
+    progress("pods and the ECS instance");
+    rows.push(run("pod to ECS instance", "own source address seen there", bench.to_plain_instance()?));
+    rows.push(run("ECS instance to pod", "own source address seen there", bench.of_plain_instance()?));
+    progress("pods to the internet");
+    let internet = run("pod to internet", "", bench.to_internet()?);
+    progress("pods to a service address");
+    rows.push(run("pod to service address", "backend on another node", bench.to_service()?));
+    let flows = capture.finish()?;
+    rows.push(left_as_node(internet, &status, &flows));
+
+    progress("route entries, CNI CHECK and the wire");
+    rows.push(cni_check(lab, &status));
+    rows.push(route_entries(&status));
+    rows.push(nothing_encapsulated(&status, &flows));
+    Ok(Report { rows, took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
+}
+
+const SIZES: &str = "ICMP UDP TCP, small and 64 KiB";
+
+/// The namespaces with their echo servers running.
+struct Bench<'a> {
+    status: &'a Status,
+    _servers: Vec<EchoServer>,
+}
+
+impl<'a> Bench<'a> {
+    fn open(status: &'a Status) -> Result<Self> {
+        let mut servers = Vec::new();
+        for pod in &status.pods {
+            servers.push(EchoServer::start(&namespace(&pod.namespace)?, pod.address, ECHO_PORT)?);
+        }
+        for instance in status.instances.iter().filter(|instance| instance.name == crate::PLAIN_INSTANCE) {
+            servers.push(EchoServer::start(&namespace(&instance.namespace)?, instance.address, ECHO_PORT)?);
+        }
+        let internet = namespace(&status.lab.namespace("internet"))?;
+        servers.push(EchoServer::start(&internet, status.internet.host, ECHO_PORT)?);
+        Ok(Self { status, _servers: servers })
+    }
+
+    fn same_node(&self) -> Result<Vec<Probe>> {
+        let mut probes = Vec::new();
+        for from in &self.status.pods {
+            for to in self.status.pods.iter().filter(|to| to.node == from.node && to.name != from.name) {
+                probes.extend(every_way(from, from.address, to.address)?);
+            }
+        }
+        Ok(probes)
+    }
+
+    /// By pair of nodes, the lower name first; both directions belong to the pair.
+    fn across_nodes(&self) -> Result<BTreeMap<(String, String), Vec<Probe>>> {
+        let mut chosen: Vec<&Pod> = self.status.pods.iter().collect();
+        if chosen.len() > PODS_PAIRED {
+            let mut nodes = BTreeSet::new();
+            chosen.retain(|pod| nodes.insert(&pod.node));
+        }
+        let mut pairs: BTreeMap<(String, String), Vec<Probe>> = BTreeMap::new();
+        for from in &chosen {
+            for to in chosen.iter().filter(|to| to.node != from.node) {
+                let pair = if from.node < to.node { (&from.node, &to.node) } else { (&to.node, &from.node) };
+                let probes = every_way(from, from.address, to.address)?;
+                pairs.entry((pair.0.clone(), pair.1.clone())).or_default().extend(probes);
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn to_plain_instance(&self) -> Result<Vec<Probe>> {
+        let mut probes = Vec::new();
+        for instance in self.status.instances.iter().filter(|instance| instance.name == crate::PLAIN_INSTANCE)
+        {
+            for pod in &self.status.pods {
+                probes.extend(every_way(pod, pod.address, instance.address)?);
+            }
+        }
+        Ok(probes)
+    }
+
+    fn of_plain_instance(&self) -> Result<Vec<Probe>> {
+        let mut probes = Vec::new();
+        for instance in self.status.instances.iter().filter(|instance| instance.name == crate::PLAIN_INSTANCE)
+        {
+            for pod in &self.status.pods {
+                probes.extend(all_probes(
+                    &instance.name,
+                    &instance.namespace,
+                    instance.address,
+                    pod.address,
+                )?);
+            }
+        }
+        Ok(probes)
+    }
+
+    /// The host outside sees the elastic address; that the packets left as the node's is read from the capture.
+    fn to_internet(&self) -> Result<Vec<Probe>> {
+        let mut probes = Vec::new();
+        for pod in &self.status.pods {
+            probes.extend(every_way(pod, self.status.internet.elastic_ip, self.status.internet.host)?);
+        }
+        Ok(probes)
+    }
+
+    /// The backend must see the pod itself: a service address translates the destination only.
+    fn to_service(&self) -> Result<Vec<Probe>> {
+        let mut probes = Vec::new();
+        for service in &self.status.cluster_services {
+            let home = self.status.pods.iter().find(|pod| pod.name == service.backend).map(|pod| &pod.node);
+            for pod in self.status.pods.iter().filter(|pod| Some(&pod.node) != home) {
+                let all = every_way(pod, pod.address, service.address)?;
+                probes.extend(all.into_iter().filter(|probe| probe.protocol != Protocol::Icmp));
+            }
+        }
+        Ok(probes)
+    }
+}
+
+fn namespace(name: &str) -> Result<NetNs> {
+    NetNs::open_named(name).map_err(|error| Error::step(format!("look into namespace {name}"), error))
+}
+
+fn every_way(from: &Pod, seen_as: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<Probe>> {
+    all_probes(&from.name, &from.namespace, seen_as, to)
+}
+
+fn all_probes(from: &str, from_namespace: &str, seen_as: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<Probe>> {
+    let namespace = namespace(from_namespace)?;
+    let mut probes = Vec::new();
+    for size in [Size::Small, Size::Large] {
+        for protocol in Protocol::ALL {
+            let target = SocketAddrV4::new(to, ECHO_PORT);
+            probes.push(Probe {
+                from: from.to_owned(),
+                namespace: namespace.clone(),
+                seen_as,
+                target,
+                protocol,
+                size,
+            });
+        }
+    }
+    Ok(probes)
+}
+
+fn across(pairs: BTreeMap<(String, String), Vec<Probe>>) -> Vec<Row> {
+    if pairs.is_empty() {
+        return vec![run("pod to pod across nodes", SIZES, Vec::new())];
+    }
+    if pairs.len() <= ROWS_OF_PAIRS {
+        return pairs
+            .into_iter()
+            .map(|((one, other), probes)| run(&format!("pod to pod, {one} and {other}"), SIZES, probes))
+            .collect();
+    }
+    let title = format!("pod to pod, all {} pairs of nodes", pairs.len());
+    vec![run(&title, SIZES, pairs.into_values().flatten().collect())]
+}
+
+/// Makes the probes, a few at a time, and sums them up.
+fn run(title: &str, detail: &str, probes: Vec<Probe>) -> Row {
+    if probes.is_empty() {
+        let detail = "nothing to try it on in this lab".to_owned();
+        return Row {
+            title: title.to_owned(),
+            detail,
+            verdict: Verdict::Skipped,
+            passed: 0,
+            total: 0,
+            median_us: None,
+            failures: vec![],
+        };
+    }
+    let next = AtomicUsize::new(0);
+    let outcomes: Mutex<(Vec<Duration>, Vec<String>)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS.min(probes.len()) {
+            scope.spawn(|| {
+                while let Some(probe) = probes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let answer = probe_seen_as(
+                        &probe.namespace,
+                        probe.seen_as,
+                        probe.target,
+                        probe.protocol,
+                        probe.size,
+                        PATIENCE,
+                    );
+                    let Ok(mut outcomes) = outcomes.lock() else { return };
+                    match answer {
+                        Ok(answer) => outcomes.0.push(answer.took),
+                        Err(error) => outcomes.1.push(format!("from {}: {error}", probe.from)),
+                    }
+                }
+            });
+        }
+    });
+    let (mut took, mut failures) = outcomes.into_inner().unwrap_or_default();
+    took.sort_unstable();
+    failures.sort();
+    let total = probes.len();
+    // A worker that died leaves probes without an outcome; they count as made and not passed.
+    let verdict = if took.len() == total { Verdict::Passed } else { Verdict::Failed };
+    if failures.len() > FAILURES_LISTED {
+        let more = failures.len() - FAILURES_LISTED;
+        failures.truncate(FAILURES_LISTED);
+        failures.push(format!("… and {more} more"));
+    }
+    Row {
+        title: title.to_owned(),
+        detail: detail.to_owned(),
+        verdict,
+        passed: took.len(),
+        total,
+        median_us: took
+            .get(took.len() / 2)
+            .map(|median| u64::try_from(median.as_micros()).unwrap_or(u64::MAX)),
+        failures,
+    }
+}
+
+fn observed(title: &str, detail: String, passed: usize, failures: Vec<String>) -> Row {
+    let verdict = if failures.is_empty() && passed > 0 { Verdict::Passed } else { Verdict::Failed };
+    let total = passed + failures.len();
+    Row { title: title.to_owned(), detail, verdict, passed, total, median_us: None, failures }
+}
+
+/// The probes to the internet must have passed the vRouter with their nodes' addresses and no other.
+fn left_as_node(mut row: Row, status: &Status, flows: &Flows) -> Row {
+    let mut sources = BTreeSet::new();
+    for flow in flows.keys() {
+        if let Flow::Ipv4 { source, destination, .. } = flow
+            && *destination == status.internet.host
+        {
+            sources.insert(*source);
+        }
+    }
+    let expected: BTreeSet<Ipv4Addr> = status
+        .nodes
+        .iter()
+        .filter(|node| status.pods.iter().any(|pod| pod.node == node.name()))
+        .map(|node| node.instance.address)
+        .collect();
+    "the node's address seen on the vRouter".clone_into(&mut row.detail);
+    for source in sources.difference(&expected) {
+        row.failures.push(format!(
+            "packets to {} passed the vRouter with source {source}, which is no node's address",
+            status.internet.host
+        ));
+    }
+    for node in expected.difference(&sources) {
+        row.failures
+            .push(format!("no packet to {} passed the vRouter with source {node}", status.internet.host));
+    }
+    if row.verdict == Verdict::Passed && !row.failures.is_empty() {
+        row.verdict = Verdict::Failed;
+    }
+    row
+}
+
+fn cni_check(lab: &LabName, status: &Status) -> Row {
+    let failures = match ask::<Vec<String>>(lab, &Request::CniCheck, |_| {}) {
+        Ok(failures) => failures,
+        Err(error) => vec![error.to_string()],
+    };
+    let passed = status.pods.len().saturating_sub(failures.len());
+    observed("CNI CHECK of every pod", "as the runtime's cache has it".to_owned(), passed, failures)
+}
+
+/// Every available node has exactly one entry with its own subnet and instance; no instance has another below the pod CIDR.
+fn route_entries(status: &Status) -> Row {
+    let mut failures = Vec::new();
+    let mut passed = 0;
+    let Some(table) = status.system_table() else {
+        return observed(
+            "route entries",
+            "system table".to_owned(),
+            0,
+            vec!["the VPC has no system route table".to_owned()],
+        );
+    };
+    for node in &status.nodes {
+        let Some(subnet) = node.subnet else {
+            failures.push(format!("{} has no subnet", node.name()));
+            continue;
+        };
+        let own: Vec<_> = table
+            .entries
+            .iter()
+            .filter(|entry| {
+                entry.custom && (entry.destination == subnet || entry.next_hop == node.instance.id)
+            })
+            .collect();
+        match own.as_slice() {
+            [entry]
+                if entry.destination == subnet
+                    && entry.next_hop == node.instance.id
+                    && entry.next_hop_type == "Instance"
+                    && entry.status == "Available" =>
+            {
+                passed += 1;
+            }
+            [] if !node.available() => failures.push(format!(
+                "{} waits for its entry: {}",
+                node.name(),
+                node.network_unavailable.as_ref().map_or("no condition yet", |condition| &condition.message)
+            )),
+            found => failures.push(format!(
+                "{} should have the one entry {subnet} to {}, and has {:?}",
+                node.name(),
+                node.instance.id,
+                found
+                    .iter()
+                    .map(|entry| format!("{} to {} {}", entry.destination, entry.next_hop, entry.status))
+                    .collect::<Vec<_>>()
+            )),
+        }
+    }
+    observed("one route entry per node", format!("in system table {}", table.id), passed, failures)
+}
+
+/// Looks at the outermost header of every packet that crossed the vRouter.
+fn nothing_encapsulated(status: &Status, flows: &Flows) -> Row {
+    let mut failures = Vec::new();
+    let mut between_pods = 0_u64;
+    let mut packets = 0_u64;
+    let pods: BTreeSet<Ipv4Addr> = status.pods.iter().map(|pod| pod.address).collect();
+    for (flow, count) in flows {
+        packets += count;
+        match flow {
+            Flow::Ipv4 { source, destination, protocol, port } => {
+                if let Some((_, name)) = TUNNEL_PROTOCOLS.iter().find(|(number, _)| number == protocol) {
+                    failures.push(format!("{name}: {flow}"));
+                } else if let Some((_, name)) =
+                    TUNNEL_PORTS.iter().find(|(number, _)| *protocol == 17 && number == port)
+                {
+                    failures.push(format!("{name}: {flow}"));
+                } else if !matches!(protocol, 1 | 6 | 17) {
+                    failures.push(format!("neither ICMP, TCP nor UDP: {flow}"));
+                } else if pods.contains(source) && pods.contains(destination) {
+                    between_pods += count;
+                }
+            }
+            // ARP on the ports; IPv6 is off in the VPC.
+            Flow::Other(0x0806) => {}
+            Flow::Other(_) => failures.push(flow.to_string()),
+        }
+    }
+    let nodes: BTreeSet<&String> = status.pods.iter().map(|pod| &pod.node).collect();
+    if between_pods == 0 && nodes.len() > 1 {
+        failures.push("no packet from one pod's address to another's crossed the vRouter".to_owned());
+    }
+    let detail = format!("{packets} packets on the vRouter, {between_pods} from pod to pod");
+    observed("nothing encapsulated", detail, usize::from(packets > 0), failures)
+}

@@ -1,0 +1,178 @@
+//! How `loden lab …` speaks to a lab's supervisor: one request per connection of a Unix socket, one JSON object per line.
+//!
+//! The supervisor answers with any number of progress lines and then exactly one `Done` or `Failed`. A connection that ends without one means that the
+//! supervisor died; the client says so instead of waiting.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+use crate::names::LabName;
+
+/// What a supervisor can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "do")]
+pub enum Request {
+    /// Build the lab: asked once, by `lab up`.
+    Build,
+    /// Answer a [`crate::status::Status`].
+    Status,
+    /// Add an instance that joins the cluster.
+    NodeAdd {
+        /// Its name; `node-<n>` when absent.
+        name: Option<String>,
+    },
+    /// Take a node out in order: pods, flanneld, node object, instance.
+    NodeRemove {
+        /// Which.
+        name: String,
+    },
+    /// Stop an instance from one moment to the next; the node object stays, not ready.
+    NodeCrash {
+        /// Which.
+        name: String,
+    },
+    /// Start a pod.
+    PodAdd {
+        /// On which node; the one with the fewest pods when absent.
+        node: Option<String>,
+        /// Its name; `pod-<n>` when absent.
+        name: Option<String>,
+    },
+    /// Stop a pod.
+    PodRemove {
+        /// Which.
+        name: String,
+    },
+    /// Run CNI CHECK for every pod.
+    CniCheck,
+    /// Change the quota of custom entries per route table.
+    Quota {
+        /// The new quota.
+        entries: u32,
+    },
+    /// Put an entry into the system table by hand, as somebody at the console would.
+    RouteAdd {
+        /// Destination.
+        destination: Ipv4Net,
+        /// Name of the instance that is its next hop.
+        instance: String,
+    },
+    /// Remove an entry of the system table by hand.
+    RouteRemove {
+        /// Destination.
+        destination: Ipv4Net,
+    },
+    /// Kill a process of the lab and start it again.
+    Restart {
+        /// Which.
+        process: ProcessName,
+    },
+    /// Events of the cluster, oldest first.
+    Events,
+}
+
+/// A process that `Restart` can name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProcessName {
+    /// The controller.
+    Controller,
+    /// The flanneld of a node.
+    Flanneld(String),
+}
+
+/// What a changing request did.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// For people.
+    pub text: String,
+    /// Name of the node or pod it was done to.
+    pub name: Option<String>,
+    /// Milliseconds from the change of the node object until the route entry followed.
+    pub entry_ms: Option<u64>,
+    /// Milliseconds from the node object until the node could take pods.
+    pub usable_ms: Option<u64>,
+}
+
+impl Applied {
+    /// Without times.
+    #[must_use]
+    pub fn new(text: String, name: Option<String>) -> Self {
+        Self { text, name, ..Self::default() }
+    }
+}
+
+/// An event of the cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// `Normal` or `Warning`.
+    pub kind: String,
+    /// Kind and name of the object it is about.
+    pub object: String,
+    /// Word for machines.
+    pub reason: String,
+    /// Sentence for people.
+    pub message: String,
+    /// How often it happened.
+    pub count: u64,
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reply {
+    /// What is being done now.
+    Progress(String),
+    /// The request is done; the value depends on the request.
+    Done(Value),
+    /// The request failed, for this reason.
+    Failed(String),
+}
+
+/// Sends `request` to the supervisor of `lab` and returns its answer.
+///
+/// # Errors
+/// No lab of that name runs, its supervisor ended, or it refused.
+pub fn ask<T: DeserializeOwned>(
+    lab: &LabName,
+    request: &Request,
+    mut progress: impl FnMut(&str),
+) -> Result<T> {
+    let path = lab.control_socket();
+    let mut stream = UnixStream::connect(&path).map_err(|error| {
+        Error::Refused(if lab.directory().exists() {
+            format!("lab {lab} has no running supervisor ({error}); `loden lab down --name {lab}` removes what is left of it")
+        } else {
+            format!("there is no lab {lab}; `loden lab up --name {lab}` starts one")
+        })
+    })?;
+    // Long enough for any single request; a supervisor that is gone closes the socket at once.
+    stream.set_read_timeout(Some(Duration::from_secs(600))).map_err(|e| Error::io("prepare", &path, e))?;
+    let mut line = serde_json::to_string(request).during(|| "encode a request".to_owned())?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(|e| Error::io("write to", &path, e))?;
+    for line in BufReader::new(stream).lines() {
+        let line = line.map_err(|e| Error::io("read from", &path, e))?;
+        match serde_json::from_str(&line).during(|| format!("understand the supervisor of lab {lab}"))? {
+            Reply::Progress(text) => progress(&text),
+            Reply::Done(value) => {
+                return serde_json::from_value(value)
+                    .during(|| format!("understand the supervisor of lab {lab}"));
+            }
+            Reply::Failed(reason) => return Err(Error::Remote(reason)),
+        }
+    }
+    Err(Error::Refused(format!(
+        "the supervisor of lab {lab} ended before it answered; its log: {}",
+        lab.supervisor_log().display()
+    )))
+}

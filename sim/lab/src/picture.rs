@@ -1,0 +1,185 @@
+//! The topology as a drawing of text, at most 100 columns wide.
+//!
+//! Pure: a [`Status`] in, lines out. Everything drawn is read from the status, so the picture shows what is there and not what was asked for.
+
+use crate::status::{Instance, Node, Pod, RouteTable, Status};
+
+/// Widest line that is drawn.
+pub const WIDTH: usize = 100;
+
+/// Columns of one box, borders included; three of them and the gaps between them fill the frame.
+const BOX: usize = 31;
+/// Boxes side by side.
+const PER_ROW: usize = 3;
+/// Columns between the frame's borders.
+const INNER: usize = WIDTH - 3;
+/// More pods than this on one node are counted instead of listed.
+const PODS_LISTED: usize = 6;
+/// More entries than this in a table are counted instead of listed.
+const ENTRIES_LISTED: usize = 12;
+
+/// Draws the lab.
+#[must_use]
+pub fn draw(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    outside(status, &mut lines);
+    let title = format!(" VPC {} {} ", status.vpc.id, status.vpc.cidr);
+    lines.push(format!(" ╔{}╗", centred_in_line(&title, INNER, '═', Some((INNER / 2, '╧')))));
+    vrouter(status, &mut lines);
+    let mut boxes: Vec<Vec<String>> = status.nodes.iter().map(|node| node_box(status, node)).collect();
+    boxes.extend(status.instances.iter().map(instance_box));
+    for row in boxes.chunks(PER_ROW) {
+        framed(&mut lines, "");
+        let height = row.iter().map(Vec::len).max().unwrap_or(0);
+        for line in 0..height {
+            let cells: Vec<String> =
+                row.iter().map(|cell| pad(cell.get(line).map_or("", String::as_str), BOX)).collect();
+            framed(&mut lines, &format!(" {}", cells.join(" ")));
+        }
+    }
+    lines.push(format!(" ╚{}╝", "═".repeat(INNER)));
+    lines
+}
+
+fn outside(status: &Status, lines: &mut Vec<String>) {
+    let internet = status.internet;
+    let left = [
+        format!("metadata   {}", status.services.metadata),
+        format!("cloud API  {}", status.services.cloud_api),
+        format!("kube API   {}", status.services.kube_api),
+    ];
+    let right = [
+        format!("internet host {}", internet.host),
+        "│".to_owned(),
+        format!("NAT gateway {} as {}", internet.nat, internet.elastic_ip),
+    ];
+    for (left, right) in left.iter().zip(right) {
+        let middle = 2 + INNER / 2;
+        let begin = middle.saturating_sub(width(&right) / 2);
+        lines.push(format!("{}{right}", pad(&format!("  {left}"), begin)));
+    }
+    lines.push(format!("{}│", " ".repeat(2 + INNER / 2)));
+}
+
+fn vrouter(status: &Status, lines: &mut Vec<String>) {
+    framed(lines, &format!(" vRouter   {}", vswitches(status)));
+    for table in &status.route_tables {
+        let used = table.entries.iter().filter(|entry| entry.custom).count();
+        let kind = if table.system { "system route table" } else { "route table" };
+        framed(lines, &format!("   {kind} {}, {used} of {} custom entries", table.id, table.quota));
+        entries(status, table, lines);
+    }
+}
+
+fn vswitches(status: &Status) -> String {
+    let listed: Vec<String> = status.vpc.vswitches.iter().map(|vswitch| vswitch.cidr.to_string()).collect();
+    format!("vSwitches {}", listed.join(", "))
+}
+
+fn entries(status: &Status, table: &RouteTable, lines: &mut Vec<String>) {
+    let custom: Vec<_> = table.entries.iter().filter(|entry| !entry.next_hop.is_empty()).collect();
+    for entry in custom.iter().take(ENTRIES_LISTED) {
+        let hop = status
+            .nodes
+            .iter()
+            .map(|node| &node.instance)
+            .chain(&status.instances)
+            .find(|i| i.id == entry.next_hop);
+        let hop = hop.map_or_else(
+            || entry.next_hop.clone(),
+            |instance| format!("{} ({})", instance.name, instance.id),
+        );
+        let state = if entry.status == "Available" { String::new() } else { format!("  {}", entry.status) };
+        framed(lines, &format!("     {:<18} ─▶ {hop}{state}", entry.destination.to_string()));
+    }
+    if custom.len() > ENTRIES_LISTED {
+        framed(lines, &format!("     … and {} more", custom.len() - ENTRIES_LISTED));
+    }
+}
+
+fn node_box(status: &Status, node: &Node) -> Vec<String> {
+    let state = match node {
+        Node { crashed: true, .. } => " crashed",
+        node if node.available() => "",
+        _ => " not available",
+    };
+    let mut lines = vec![top(&format!("node {}{state}", node.name()))];
+    body(&mut lines, &format!("eth0  {}", node.instance.address));
+    body(
+        &mut lines,
+        &format!(
+            "pods  {}",
+            node.subnet.map_or_else(|| "no subnet yet".to_owned(), |subnet| subnet.to_string())
+        ),
+    );
+    let pods: Vec<&Pod> = status.pods.iter().filter(|pod| pod.node == node.name()).collect();
+    let listed = pods.len().min(PODS_LISTED);
+    for (at, pod) in pods.iter().take(PODS_LISTED).enumerate() {
+        let branch = if at + 1 == listed && pods.len() <= PODS_LISTED { '└' } else { '├' };
+        body(&mut lines, &format!(" {branch} {:<8} {}", pod.name, pod.address));
+    }
+    if pods.len() > PODS_LISTED {
+        body(&mut lines, &format!(" └ and {} more", pods.len() - PODS_LISTED));
+    }
+    lines.push(bottom());
+    lines
+}
+
+fn instance_box(instance: &Instance) -> Vec<String> {
+    let mut lines = vec![top(&format!("ECS {}", instance.name))];
+    body(&mut lines, &format!("eth0  {}", instance.address));
+    if instance.name == crate::CONTROL_INSTANCE {
+        body(&mut lines, "loden-controller");
+    } else {
+        body(&mut lines, "no Kubernetes node");
+    }
+    lines.push(bottom());
+    lines
+}
+
+fn top(title: &str) -> String {
+    let title = cut(&format!(" {title} "), BOX - 3);
+    format!("┌─{title}{}┐", "─".repeat(BOX - 3 - width(&title)))
+}
+
+fn bottom() -> String {
+    format!("└{}┘", "─".repeat(BOX - 2))
+}
+
+fn body(lines: &mut Vec<String>, text: &str) {
+    lines.push(format!("│{}│", pad(&cut(&format!(" {text}"), BOX - 2), BOX - 2)));
+}
+
+fn framed(lines: &mut Vec<String>, text: &str) {
+    lines.push(format!(" ║{}║", pad(&cut(text, INNER), INNER)));
+}
+
+/// `text` near the left of a line of `fill`, with one `mark` at a column if it is free.
+fn centred_in_line(text: &str, columns: usize, fill: char, mark: Option<(usize, char)>) -> String {
+    let mut line: Vec<char> = std::iter::repeat_n(fill, columns).collect();
+    if let Some((at, mark)) = mark
+        && let Some(place) = line.get_mut(at)
+    {
+        *place = mark;
+    }
+    for (place, letter) in line.iter_mut().skip(2).zip(cut(text, columns / 2 - 3).chars()) {
+        *place = letter;
+    }
+    line.into_iter().collect()
+}
+
+/// Columns of `text`; everything drawn here is one column wide per character.
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+fn cut(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
+}

@@ -1,0 +1,195 @@
+//! What a lab is asked to be, and the addresses that follow from it.
+//!
+//! The planner of `loden plan` judges the inputs before anything is started. The addresses inside a vSwitch follow the vendor's rules: the first
+//! address and the last three are reserved, the gateway is the third from the end.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use loden_addr::{ClusterInputs, ClusterPlan};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The parameters of a lab: those of cluster creation, and those of the emulated cloud.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inputs {
+    /// Kubernetes nodes to begin with.
+    pub nodes: u32,
+    /// Pods to start on each of them.
+    pub pods: u32,
+    /// Addresses per node's subnet: 16, 32, 64, 128 or 256.
+    pub pods_per_node: u32,
+    /// The range that is cut into one subnet per node.
+    pub pod_cidr: Ipv4Net,
+    /// The range of service addresses.
+    pub service_cidr: Ipv4Net,
+    /// The VPC's range.
+    pub vpc_cidr: Ipv4Net,
+    /// Ranges of its vSwitches; nodes are spread over them.
+    pub vswitches: Vec<Ipv4Net>,
+    /// Custom entries that each route table takes.
+    pub quota: u32,
+    /// Milliseconds from the creation or deletion of a route entry until it is effective.
+    pub entry_delay_ms: u64,
+}
+
+impl Default for Inputs {
+    fn default() -> Self {
+        let net = |a, b, c, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix);
+        Self {
+            nodes: 3,
+            pods: 2,
+            pods_per_node: 64,
+            pod_cidr: net(172, 20, 0, 16),
+            service_cidr: net(172, 21, 0, 20),
+            vpc_cidr: net(192, 168, 0, 16),
+            vswitches: vec![net(192, 168, 0, 24), net(192, 168, 1, 24)],
+            quota: loden_addr::DEFAULT_ROUTE_QUOTA,
+            entry_delay_ms: 200,
+        }
+    }
+}
+
+impl Inputs {
+    /// Time until a changed route entry is effective.
+    #[must_use]
+    pub fn entry_delay(&self) -> Duration {
+        Duration::from_millis(self.entry_delay_ms)
+    }
+
+    /// Prefix length of a node's subnet.
+    #[must_use]
+    pub fn node_mask(&self) -> u8 {
+        loden_addr::node_mask(self.pods_per_node).unwrap_or(24)
+    }
+
+    /// Puts the inputs before the planner.
+    ///
+    /// # Errors
+    /// Every rule that the inputs break, and more nodes or pods than the addresses allow. A quota below the number of nodes is no error: what
+    /// happens then is worth seeing.
+    pub fn plan(&self) -> Result<ClusterPlan> {
+        let plan = loden_addr::plan(&ClusterInputs {
+            vpc_cidrs: vec![IpNet::V4(self.vpc_cidr)],
+            vswitches: self.vswitches.iter().copied().map(IpNet::V4).collect(),
+            pods_per_node: self.pods_per_node,
+            pod_cidr: IpNet::V4(self.pod_cidr),
+            service_cidr: IpNet::V4(self.service_cidr),
+            route_quota: self.quota,
+            existing_entries: 0,
+            public_vpc_ranges: false,
+        })
+        .map_err(|broken| {
+            let rules: Vec<String> = broken.iter().map(|rule| format!("  {rule}")).collect();
+            Error::Refused(format!("this cluster cannot be built:\n{}", rules.join("\n")))
+        })?;
+        if u64::from(self.nodes) > plan.nodes_by_cidr {
+            return Err(Error::Refused(format!(
+                "{} nodes do not fit: pod CIDR {} has {} subnets of {} addresses; choose a larger pod CIDR or fewer pods per node",
+                self.nodes, self.pod_cidr, plan.nodes_by_cidr, self.pods_per_node
+            )));
+        }
+        if self.pods > plan.max_pods {
+            return Err(Error::Refused(format!(
+                "{} pods on each node do not fit: a subnet of {} addresses has {} for pods",
+                self.pods, self.pods_per_node, plan.max_pods
+            )));
+        }
+        let places: usize = self.vswitches.iter().map(|vswitch| usable_addresses(*vswitch).count()).sum();
+        // The control instance, the plain instance and the NAT gateway need an address too.
+        let needed = usize::try_from(self.nodes).unwrap_or(usize::MAX).saturating_add(3);
+        if needed > places {
+            return Err(Error::Refused(format!(
+                "the vSwitches have {places} addresses for instances and the lab needs {needed}; give larger vSwitches or more of them"
+            )));
+        }
+        Ok(plan)
+    }
+}
+
+/// The gateway's address in a vSwitch: the third from the end.
+#[must_use]
+pub fn gateway(vswitch: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(vswitch.broadcast().to_bits().saturating_sub(2))
+}
+
+/// Addresses that instances of a vSwitch can have, in order.
+pub fn usable_addresses(vswitch: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let first = vswitch.network().to_bits().saturating_add(1);
+    (first..gateway(vswitch).to_bits()).map(Ipv4Addr::from_bits)
+}
+
+/// A free address for the next instance, in the vSwitch with the fewest of them, and that vSwitch's place in the list.
+///
+/// Addresses begin at the eleventh where the vSwitch is large enough, which keeps them easy to tell from gateways.
+#[must_use]
+pub fn next_address(vswitches: &[Ipv4Net], used: &BTreeSet<Ipv4Addr>) -> Option<(usize, Ipv4Addr)> {
+    let taken = |vswitch: &Ipv4Net| used.iter().filter(|address| vswitch.contains(*address)).count();
+    let mut by_load: Vec<(usize, usize)> =
+        vswitches.iter().map(taken).enumerate().map(|(at, load)| (load, at)).collect();
+    by_load.sort_unstable();
+    by_load.into_iter().find_map(|(_, at)| {
+        let vswitch = *vswitches.get(at)?;
+        let skipped = if vswitch.prefix_len() <= 26 { 10 } else { 0 };
+        let free = |address: &Ipv4Addr| !used.contains(address);
+        usable_addresses(vswitch)
+            .skip(skipped)
+            .find(free)
+            .or_else(|| usable_addresses(vswitch).find(free))
+            .map(|address| (at, address))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_can_be_built() {
+        let plan = Inputs::default().plan().unwrap();
+        assert_eq!(plan.node_mask, 26);
+        assert!(plan.nodes >= 200);
+    }
+
+    #[test]
+    fn what_the_planner_refuses_is_refused_with_its_words() {
+        let inputs = Inputs { pod_cidr: "192.168.64.0/20".parse().unwrap(), ..Inputs::default() };
+        let text = inputs.plan().unwrap_err().to_string();
+        assert!(text.contains("pod CIDR 192.168.64.0/20 and VPC CIDR 192.168.0.0/16"), "{text}");
+    }
+
+    #[test]
+    fn more_nodes_than_subnets_or_addresses_are_refused() {
+        let inputs = Inputs { nodes: 17, pod_cidr: "172.20.0.0/22".parse().unwrap(), ..Inputs::default() };
+        assert!(inputs.plan().unwrap_err().to_string().contains("17 nodes do not fit"));
+        let inputs = Inputs { vswitches: vec!["192.168.0.0/29".parse().unwrap()], ..Inputs::default() };
+        let text = inputs.plan().unwrap_err().to_string();
+        assert!(text.contains("4 addresses") && text.contains("needs 6"), "{text}");
+        assert!(Inputs { pods: 62, ..Inputs::default() }.plan().is_err());
+        assert!(Inputs { quota: 2, ..Inputs::default() }.plan().is_ok());
+    }
+
+    #[test]
+    fn addresses_spread_over_vswitches_and_keep_clear_of_the_gateway() {
+        let vswitches = Inputs::default().vswitches;
+        let mut used = BTreeSet::new();
+        let mut given = Vec::new();
+        for _ in 0..4 {
+            let (_, address) = next_address(&vswitches, &used).unwrap();
+            used.insert(address);
+            given.push(address.to_string());
+        }
+        assert_eq!(given, ["192.168.0.11", "192.168.1.11", "192.168.0.12", "192.168.1.12"]);
+        let small = ["192.168.0.0/28".parse().unwrap()];
+        let mut used = BTreeSet::new();
+        while let Some((_, address)) = next_address(&small, &used) {
+            used.insert(address);
+        }
+        assert_eq!(used.len(), 12);
+        assert!(!used.contains(&gateway(small[0])));
+    }
+}

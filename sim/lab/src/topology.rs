@@ -1,0 +1,200 @@
+//! The names and contents of the emulated cloud of a lab, and how its programs are told about them.
+//!
+//! IDs are readable on purpose (`i-node-1` instead of `i-bp1…`): they appear in route tables, logs and pictures that people read.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use loden_netlink::netns::NetNs;
+use loden_sim_cloud::topology::{
+    EntryKind, EntrySpec, Ingress, InstanceSpec, InterfaceSpec, NextHop, RoleSpec, RouteTableSpec,
+    SecurityGroupSpec, Settings, TableKind, Topology, VSwitchSpec, VpcSpec,
+};
+
+use crate::cluster::Cluster;
+use crate::error::{Error, Result};
+use crate::fabric::{API_ADDRESS, INSTANCE_LINK, METADATA_ADDRESS};
+use crate::forwarding::NAT_GATEWAY;
+use crate::names::LabName;
+use crate::node_files::NodeFiles;
+use crate::process::Recipe;
+use crate::spec::Inputs;
+use crate::status::Services;
+
+/// The region of every lab.
+pub const REGION: &str = "cn-hangzhou";
+/// The RAM role that nodes and the control instance have.
+const ROLE: &str = "LodenLab";
+/// Port of the cloud API on its address.
+pub const CLOUD_API_PORT: u16 = 80;
+/// Port of the metadata service.
+pub const METADATA_PORT: u16 = 80;
+/// Port of the Kubernetes API.
+pub const KUBE_API_PORT: u16 = 6443;
+
+/// `vpc-…`
+#[must_use]
+pub fn vpc_id(lab: &LabName) -> String {
+    format!("vpc-{lab}")
+}
+
+/// `vsw-…` of the vSwitch at this place of the list.
+#[must_use]
+pub fn vswitch_id(lab: &LabName, at: usize) -> String {
+    format!("vsw-{lab}-{}", at + 1)
+}
+
+/// The system route table.
+#[must_use]
+pub fn table_id(lab: &LabName) -> String {
+    format!("vtb-{lab}")
+}
+
+/// `i-…` of the instance of that name.
+#[must_use]
+pub fn instance_id(name: &str) -> String {
+    format!("i-{name}")
+}
+
+/// `spec.providerID` of the node of that name.
+#[must_use]
+pub fn provider_id(name: &str) -> String {
+    format!("{REGION}.{}", instance_id(name))
+}
+
+fn security_group(lab: &LabName) -> String {
+    format!("sg-{lab}")
+}
+
+/// Where the emulators answer.
+#[must_use]
+pub fn service_addresses() -> Services {
+    Services {
+        metadata: format!("http://{METADATA_ADDRESS}"),
+        cloud_api: format!("http://{API_ADDRESS}"),
+        kube_api: format!("http://{API_ADDRESS}:{KUBE_API_PORT}"),
+    }
+}
+
+/// The cloud as a lab finds it: one VPC with its vSwitches, a system table with the way to the internet, one security group that admits the VPC and
+/// the pods.
+#[must_use]
+pub fn cloud(lab: &LabName, inputs: &Inputs) -> Topology {
+    let gateway = format!("ngw-{lab}");
+    let to_internet = EntrySpec {
+        destination: IpNet::default(),
+        next_hops: vec![NextHop::new(NAT_GATEWAY, gateway.clone())],
+        // Of the VPC's own making, so that the quota is the nodes' alone.
+        kind: EntryKind::System,
+        name: String::new(),
+        description: "the NAT gateway".to_owned(),
+    };
+    let table = RouteTableSpec {
+        quota: Some(inputs.quota),
+        entries: vec![to_internet],
+        ..RouteTableSpec::new(table_id(lab), TableKind::System)
+    };
+    let vswitches = inputs.vswitches.iter().enumerate().map(|(at, cidr)| {
+        let zone = char::from(b'h' + u8::try_from(at % 10).unwrap_or(0));
+        VSwitchSpec::new(vswitch_id(lab, at), format!("{REGION}-{zone}"), *cidr)
+    });
+    let admitted = [inputs.vpc_cidr, inputs.pod_cidr].map(|net| Ingress::Cidr(IpNet::V4(net)));
+    let vpc = VpcSpec {
+        vswitches: vswitches.collect(),
+        route_tables: vec![table],
+        security_groups: vec![SecurityGroupSpec { id: security_group(lab), ingress: admitted.to_vec() }],
+        gateways: vec![NextHop::new(NAT_GATEWAY, gateway)],
+        ..VpcSpec::new(vpc_id(lab), inputs.vpc_cidr)
+    };
+    Topology {
+        region: REGION.to_owned(),
+        vpcs: vec![vpc],
+        roles: vec![RoleSpec { name: ROLE.to_owned(), ..RoleSpec::default() }],
+        ..Topology::default()
+    }
+}
+
+/// How the cloud behaves: as the vendor's, with tokens demanded by the metadata service.
+#[must_use]
+pub fn settings(inputs: &Inputs) -> Settings {
+    Settings { entry_delay_ms: inputs.entry_delay_ms, hardened_metadata: true, ..Settings::default() }
+}
+
+/// An instance as it comes from the vendor: source/destination check on.
+#[must_use]
+pub fn instance(lab: &LabName, name: &str, vswitch: usize, address: Ipv4Addr) -> InstanceSpec {
+    let vswitch = vswitch_id(lab, vswitch);
+    let interface = InterfaceSpec {
+        id: Some(format!("eni-{name}")),
+        security_groups: vec![security_group(lab)],
+        ..InterfaceSpec::new(vswitch.clone(), address)
+    };
+    InstanceSpec {
+        name: name.to_owned(),
+        role: Some(ROLE.to_owned()),
+        interfaces: vec![interface],
+        ..InstanceSpec::new(instance_id(name), vswitch, address)
+    }
+}
+
+/// Writes a kubeconfig for the lab's API.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_kubeconfig(path: &Path, token: &str) -> Result<()> {
+    loden_sim_kube::write_kubeconfig(path, &service_addresses().kube_api, token)
+        .map_err(|e| Error::io("write", path, e))
+}
+
+/// How a node's flanneld is started: as the DaemonSet of our manifests does, with the node's own paths.
+#[must_use]
+pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespace: NetNs) -> Recipe {
+    let path = |path: std::path::PathBuf| path.display().to_string();
+    Recipe {
+        program: cluster.programs.flanneld.clone(),
+        arguments: vec![
+            "--kube-subnet-mgr".to_owned(),
+            "--ip-masq".to_owned(),
+            format!("--iface={INSTANCE_LINK}"),
+            format!("--kubeconfig-file={}", path(files.kubeconfig())),
+            format!("--net-config-path={}", path(files.net_conf())),
+            format!("--subnet-file={}", path(files.subnet_env())),
+            "--healthz-port=10248".to_owned(),
+            // The controller owns that condition: it knows when the route entries are there.
+            "--set-node-network-unavailable=false".to_owned(),
+        ],
+        environment: BTreeMap::from([("NODE_NAME".to_owned(), node.to_owned())]),
+        namespace,
+        log: files.flanneld_log(),
+    }
+}
+
+/// How the controller is started on its instance: credentials and VPC come from the metadata service.
+///
+/// # Errors
+/// Its kubeconfig cannot be written.
+pub fn controller_recipe(cluster: &Cluster, namespace: NetNs) -> Result<Recipe> {
+    let directory = cluster.lab.directory().join("controller");
+    std::fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
+    let kubeconfig = directory.join("kubeconfig");
+    write_kubeconfig(&kubeconfig, &cluster.kube.token())?;
+    let mask = cluster.inputs.node_mask();
+    Ok(Recipe {
+        program: cluster.programs.controller.clone(),
+        arguments: vec![
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--cluster-name={}", cluster.lab),
+            format!("--cluster-cidr={}", cluster.inputs.pod_cidr),
+            format!("--node-cidr-mask-size={mask}"),
+        ],
+        environment: BTreeMap::from([
+            ("VPC_ENDPOINT".to_owned(), API_ADDRESS.to_string()),
+            ("ECS_ENDPOINT".to_owned(), API_ADDRESS.to_string()),
+            ("ALICLOUD_CLIENT_SCHEME".to_owned(), "HTTP".to_owned()),
+        ]),
+        namespace,
+        log: directory.join("controller.log"),
+    })
+}
