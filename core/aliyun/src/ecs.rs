@@ -292,6 +292,7 @@ pub struct NetworkInterface {
     #[serde(with = "in_security_group_id", default)]
     pub security_group_ids: Vec<String>,
     /// Whether packets whose source or destination is not the interface's own are dropped.
+    #[serde(default)]
     pub source_dest_check: bool,
 }
 

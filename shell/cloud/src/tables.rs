@@ -1,0 +1,313 @@
+//! The route controller's port to the cloud, on top of the client.
+//!
+//! Lists are paged here, and are complete or an error: a token that does not advance, a page that is empty before the end, or fewer entries
+//! than the API counts are failures, never shorter lists.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use loden_aliyun::{ecs, vpc};
+use loden_routes::model::{
+    EntryRef, EntryStatus, EntryType, Instance, InstanceId, NewEntry, NextHop, RouteEntry, RouteTable,
+    TableKind, VSwitchId, VpcId, VpcRouteTableId,
+};
+use loden_routes::port::{BatchAnswer, Failure, ReadRouteTables, Refusal, WriteRouteTables};
+
+use crate::client::{CallCause, CallError, Client};
+
+/// A list that changes between its pages is read again, this often in all.
+const ATTEMPTS: u32 = 3;
+
+/// More pages than this are no list but a loop.
+const MOST_PAGES: u32 = 1_000;
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match &*error.cause {
+            CallCause::Api(api) => {
+                let mut message = format!("{} ({error:#})", api.message);
+                if let Some(remedy) = error.remedy() {
+                    message.push_str("; ");
+                    message.push_str(&remedy);
+                }
+                Self::api(api.http_status, &api.code, &message, &api.request_id, api.retry_after)
+            }
+            CallCause::Transport(_) | CallCause::Malformed(_) => Self::transport(error.to_string()),
+            CallCause::Credentials(_) => Self::credentials(error.to_string()),
+        }
+    }
+}
+
+fn incomplete(what: &str) -> Failure {
+    Failure::transport(format!(
+        "{what} is incomplete: the API gave fewer than it counts, or the same page twice"
+    ))
+}
+
+impl Client {
+    async fn list_entries_once(
+        &self,
+        table: &VpcRouteTableId,
+        destinations: &[IpNet],
+    ) -> Result<Option<Vec<RouteEntry>>, Failure> {
+        let mut request = vpc::DescribeRouteEntryList {
+            route_table_id: table.0.clone(),
+            dest_cidr_block_list: destinations.iter().map(ToString::to_string).collect(),
+            max_result: Some(vpc::MAX_RESULT),
+            ..vpc::DescribeRouteEntryList::default()
+        };
+        let mut listed = Vec::new();
+        let mut tokens = BTreeSet::new();
+        loop {
+            let answer = self.call(&request, table.as_str()).await?;
+            listed.extend(answer.entries);
+            if answer.next_token.is_empty() {
+                let counted = answer.total_count.and_then(|count| usize::try_from(count).ok());
+                if counted.is_some_and(|counted| listed.len() < counted) {
+                    return Ok(None);
+                }
+                break;
+            }
+            if !tokens.insert(answer.next_token.clone()) {
+                return Err(incomplete(&format!("the list of route entries of {table}")));
+            }
+            request.next_token = Some(answer.next_token);
+        }
+        let entries = listed.into_iter().filter_map(|entry| read_entry(table, entry));
+        // An entry that moved from one page to another is one entry.
+        let mut unique: BTreeMap<(IpNet, String), RouteEntry> = BTreeMap::new();
+        for entry in entries {
+            unique.insert((entry.destination, entry.id.clone()), entry);
+        }
+        Ok(Some(unique.into_values().collect()))
+    }
+
+    async fn list_all(
+        &self,
+        table: &VpcRouteTableId,
+        destinations: &[IpNet],
+    ) -> Result<Vec<RouteEntry>, Failure> {
+        for _ in 0..ATTEMPTS {
+            if let Some(entries) = self.list_entries_once(table, destinations).await? {
+                return Ok(entries);
+            }
+        }
+        Err(incomplete(&format!("the list of route entries of {table}")))
+    }
+}
+
+/// An entry in the controller's words. One whose destination is no range (a prefix list, say) has none; it is nobody's conflict, and
+/// foreign.
+fn read_entry(table: &VpcRouteTableId, entry: vpc::RouteEntry) -> Option<RouteEntry> {
+    let destination: IpNet = match entry.destination_cidr_block.parse() {
+        Ok(destination) => destination,
+        Err(_) => {
+            tracing::debug!(%table, destination = entry.destination_cidr_block, "leaving out an entry without a range");
+            return None;
+        }
+    };
+    Some(RouteEntry {
+        table: table.clone(),
+        id: entry.route_entry_id,
+        destination: destination.trunc(),
+        next_hops: entry
+            .next_hops
+            .into_iter()
+            .map(|hop| NextHop { kind: hop.next_hop_type, id: hop.next_hop_id })
+            .collect(),
+        status: match entry.status {
+            vpc::EntryStatus::Pending => EntryStatus::Pending,
+            vpc::EntryStatus::Available => EntryStatus::Available,
+            vpc::EntryStatus::Modifying => EntryStatus::Modifying,
+            vpc::EntryStatus::Deleting => EntryStatus::Deleting,
+            vpc::EntryStatus::Unknown => EntryStatus::Other,
+        },
+        kind: EntryType::parse(&entry.kind),
+        name: entry.route_entry_name,
+        description: entry.description,
+    })
+}
+
+fn read_table(table: vpc::RouteTable) -> RouteTable {
+    RouteTable {
+        id: VpcRouteTableId(table.route_table_id),
+        kind: if table.route_table_type == "System" { TableKind::System } else { TableKind::Custom },
+        gateway: table.associate_type.eq_ignore_ascii_case("gateway"),
+        vswitches: table.vswitch_ids.into_iter().map(VSwitchId).collect(),
+    }
+}
+
+fn refusals(failed: Vec<vpc::FailedRouteEntry>, counted: u32, action: &str) -> Result<BatchAnswer, Failure> {
+    if usize::try_from(counted).is_ok_and(|counted| counted != failed.len()) {
+        return Err(Failure::transport(format!(
+            "{action} counts {counted} failures and names {}: look at the table again",
+            failed.len()
+        )));
+    }
+    let refused = failed
+        .into_iter()
+        .map(|item| Refusal {
+            destination: item.dst_cidr_block.parse().ok(),
+            entry_id: item.route_entry_id,
+            next_hop: item.next_hop,
+            failure: Failure::item(&item.failed_code, &item.failed_message),
+        })
+        .collect();
+    Ok(BatchAnswer { refused })
+}
+
+impl ReadRouteTables for Client {
+    async fn list_tables(&self, vpc_id: &VpcId) -> Result<Vec<RouteTable>, Failure> {
+        let mut tables: BTreeMap<String, RouteTable> = BTreeMap::new();
+        for page_number in 1..=MOST_PAGES {
+            let request = vpc::DescribeRouteTableList {
+                vpc_id: Some(vpc_id.0.clone()),
+                page_number: Some(page_number),
+                page_size: Some(vpc::MAX_PAGE_SIZE),
+                ..vpc::DescribeRouteTableList::default()
+            };
+            let answer = self.call(&request, vpc_id.as_str()).await?;
+            let last = answer.tables.is_empty();
+            let more =
+                answer.tables.into_iter().map(|table| (table.route_table_id.clone(), read_table(table)));
+            tables.extend(more);
+            let total = usize::try_from(answer.total_count).unwrap_or(usize::MAX);
+            if tables.len() >= total {
+                return Ok(tables.into_values().collect());
+            }
+            if last {
+                break;
+            }
+        }
+        Err(incomplete(&format!("the list of route tables of {vpc_id}")))
+    }
+
+    async fn list_entries(&self, table: &VpcRouteTableId) -> Result<Vec<RouteEntry>, Failure> {
+        self.list_all(table, &[]).await
+    }
+
+    async fn read_back(
+        &self,
+        table: &VpcRouteTableId,
+        destinations: &[IpNet],
+    ) -> Result<Vec<RouteEntry>, Failure> {
+        // Without a filter the API would answer the whole table.
+        if destinations.is_empty() { Ok(Vec::new()) } else { self.list_all(table, destinations).await }
+    }
+
+    async fn describe_instances(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, Failure> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = ids.iter().map(InstanceId::as_str).collect();
+        let mut request = ecs::DescribeInstances::of(self.region(), &names);
+        let mut instances = Vec::new();
+        let mut tokens = BTreeSet::new();
+        loop {
+            let answer = self.call(&request, &names.join(" ")).await?;
+            instances.extend(answer.instances.into_iter().map(|instance| {
+                let primary =
+                    instance.network_interfaces.iter().find(|interface| interface.kind == "Primary");
+                Instance {
+                    primary_eni: primary.map(|eni| eni.network_interface_id.clone()).unwrap_or_default(),
+                    id: InstanceId(instance.instance_id),
+                    vswitch: VSwitchId(instance.vpc_attributes.vswitch_id),
+                }
+            }));
+            if answer.next_token.is_empty() {
+                return Ok(instances);
+            }
+            if !tokens.insert(answer.next_token.clone()) {
+                return Err(incomplete("the list of instances"));
+            }
+            request.next_token = Some(answer.next_token);
+        }
+    }
+
+    async fn source_dest_check_on(&self, enis: &[String]) -> Result<Vec<String>, Failure> {
+        if enis.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut request = ecs::DescribeNetworkInterfaces {
+            network_interface_ids: enis.to_vec(),
+            max_results: Some(ecs::MAX_RESULTS),
+            ..ecs::DescribeNetworkInterfaces::default()
+        };
+        let mut on = Vec::new();
+        let mut tokens = BTreeSet::new();
+        loop {
+            let answer = self.call(&request, &enis.join(" ")).await?;
+            let checked = answer.network_interface_sets.into_iter().filter(|eni| eni.source_dest_check);
+            on.extend(checked.map(|eni| eni.network_interface_id));
+            if answer.next_token.is_empty() {
+                return Ok(on);
+            }
+            if !tokens.insert(answer.next_token.clone()) {
+                return Err(incomplete("the list of network interfaces"));
+            }
+            request.next_token = Some(answer.next_token);
+        }
+    }
+}
+
+impl WriteRouteTables for Client {
+    async fn create_batch(&self, entries: &[NewEntry]) -> Result<BatchAnswer, Failure> {
+        let Some(first) = entries.first() else { return Ok(BatchAnswer::default()) };
+        let request = vpc::CreateRouteEntries {
+            route_entries: entries
+                .iter()
+                .map(|entry| vpc::NewRouteEntry {
+                    route_table_id: Some(entry.table.0.clone()),
+                    dst_cidr_block: Some(entry.destination.to_string()),
+                    next_hop: Some(entry.instance.0.clone()),
+                    next_hop_type: Some("Instance".to_owned()),
+                    ip_version: Some(if entry.destination.addr().is_ipv4() { "4" } else { "6" }.to_owned()),
+                    name: Some(entry.name.clone()).filter(|name| !name.is_empty()),
+                    description: Some(entry.description.clone()).filter(|text| !text.is_empty()),
+                })
+                .collect(),
+            ..vpc::CreateRouteEntries::default()
+        };
+        let answer = self.call(&request, first.table.as_str()).await?;
+        refusals(answer.failed_route_entries, answer.failed_count, "CreateRouteEntries")
+    }
+
+    async fn delete_batch(&self, entries: &[EntryRef]) -> Result<BatchAnswer, Failure> {
+        let Some(first) = entries.first() else { return Ok(BatchAnswer::default()) };
+        let request = vpc::DeleteRouteEntries {
+            route_entries: entries
+                .iter()
+                .map(|entry| {
+                    let table = Some(entry.table.0.clone());
+                    if entry.id.is_empty() {
+                        vpc::OldRouteEntry {
+                            route_table_id: table,
+                            dst_cidr_block: Some(entry.destination.to_string()),
+                            next_hop: Some(entry.next_hop.id.clone()),
+                            route_entry_id: None,
+                        }
+                    } else {
+                        vpc::OldRouteEntry {
+                            route_table_id: table,
+                            route_entry_id: Some(entry.id.clone()),
+                            ..vpc::OldRouteEntry::default()
+                        }
+                    }
+                })
+                .collect(),
+            ..vpc::DeleteRouteEntries::default()
+        };
+        let answer = self.call(&request, first.table.as_str()).await?;
+        refusals(answer.failed_route_entries, answer.failed_count, "DeleteRouteEntries")
+    }
+
+    async fn source_dest_check_off(&self, eni: &str) -> Result<(), Failure> {
+        let request = ecs::ModifyNetworkInterfaceAttribute {
+            network_interface_id: eni.to_owned(),
+            source_dest_check: Some(false),
+            ..ecs::ModifyNetworkInterfaceAttribute::default()
+        };
+        self.call(&request, eni).await?;
+        Ok(())
+    }
+}
