@@ -160,7 +160,7 @@ fn everything() -> Vec<Table> {
         rule(vec![Match::InputLink("veth1".into())], Action::Jump("r".into())),
         rule(vec![Match::EtherSource([2, 0, 0, 0, 0, 1])], Action::Return),
         rule(vec![v4.clone()], Action::Drop),
-        rule(vec![v6.clone()], Action::Drop),
+        rule(vec![v6], Action::Drop),
     ];
     let pre = |rules| Chain::hooked(Base::accepting(ChainKind::Nat, Hook::Prerouting, -95), rules);
     let post = |rules| Chain::hooked(Base::accepting(ChainKind::Nat, Hook::Postrouting, 100), rules);

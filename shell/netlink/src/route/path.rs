@@ -81,7 +81,8 @@ pub enum RouteKind {
 }
 
 impl RouteKind {
-    fn number(self) -> u8 {
+    /// The kernel's number for the kind (`RTN_…`).
+    pub fn number(self) -> u8 {
         match self {
             Self::Unicast => 1,
             Self::Local => 2,
