@@ -162,7 +162,8 @@ pub fn desired<'a>(
     desired
 }
 
-fn candidate(node: &Node, cluster: &[IpNet]) -> Result<(IpNet, InstanceId), Unserved> {
+/// The entry that a node by itself calls for.
+pub(crate) fn candidate(node: &Node, cluster: &[IpNet]) -> Result<(IpNet, InstanceId), Unserved> {
     let instance = node.instance().map_err(Unserved::ProviderId)?;
     let pod_cidr = node.pod_cidr().map_err(Unserved::MalformedPodCidr)?.ok_or(Unserved::NoPodCidr)?;
     let pod_cidr = IpNet::V4(pod_cidr);

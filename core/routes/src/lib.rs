@@ -6,12 +6,16 @@
 //! cloud's answers are arguments; [`port`] is what it asks of the cloud.
 
 pub mod check;
+pub mod controller;
 pub mod desired;
 pub mod mark;
 pub mod model;
 pub mod observed;
 pub mod plan;
 pub mod port;
+pub mod tables;
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod testing;

@@ -178,6 +178,16 @@ pub struct Waiting {
     pub count: usize,
 }
 
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "route table {} is full: it holds {} custom route entries of a quota of {}, so entry {} of node {} waits; raise the quota vpc_quota_route_entrys_num or remove entries",
+            self.table, self.count, self.limit, self.destination, self.node
+        )
+    }
+}
+
 /// An entry that takes packets away from a node and that we may not remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstruction {
@@ -237,11 +247,7 @@ impl fmt::Display for Plan {
             writeln!(f, "{step}")?;
         }
         for wait in &self.waiting {
-            writeln!(
-                f,
-                "{} ! {} of node {} waits: {} of {} custom route entries are taken",
-                wait.table, wait.destination, wait.node, wait.count, wait.limit
-            )?;
+            writeln!(f, "{} ! {wait}", wait.table)?;
         }
         for obstruction in &self.obstructions {
             writeln!(f, "{} ! {obstruction}", obstruction.entry.table)?;

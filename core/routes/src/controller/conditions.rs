@@ -1,0 +1,251 @@
+//! What each node is told: its `NetworkUnavailable` condition.
+//!
+//! The invariant: a node is called available only when every served table shows its entry in force with its own instance as next hop. Pods that are placed
+//! on a node without one cannot be reached by anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use loden_reconcile::{Backoff, Moment, Queue};
+
+use super::instances::Check;
+use super::notices::{About, Notices};
+use super::{Action, Controller, Deadline, Why};
+use crate::desired::{Unserved, candidate, concerns};
+use crate::model::{InstanceId, NetworkUnavailable, Node};
+
+/// How often another writer may change a condition back before people are told.
+const CONTESTED: u32 = 3;
+
+#[derive(Debug)]
+pub(super) struct Conditions {
+    pub(super) queue: Queue<String>,
+    in_flight: BTreeSet<String>,
+    written: BTreeMap<String, Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    value: NetworkUnavailable,
+    /// The node was seen with it: from then on another value is somebody else's.
+    seen: bool,
+    contested: u32,
+}
+
+impl Conditions {
+    pub(super) fn new() -> Self {
+        Self {
+            queue: Queue::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(60))),
+            in_flight: BTreeSet::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn forget(&mut self, node: &str) {
+        self.queue.remove(&node.to_owned());
+        self.in_flight.remove(node);
+        self.written.remove(node);
+    }
+
+    /// Compares what a node carries with what was written, and finds out whether another writer is at work.
+    pub(super) fn observed(&mut self, now: Moment, node: &Node, notices: &mut Notices) {
+        let mut due = now;
+        if let (Some(written), Some(carried)) = (self.written.get_mut(&node.name), &node.network_unavailable)
+        {
+            if written.value == *carried {
+                written.seen = true;
+            } else if written.seen {
+                written.seen = false;
+                written.contested = written.contested.saturating_add(1);
+                if written.contested >= CONTESTED {
+                    notices.stand(About::Node(node.name.clone()), "ConditionContested", "", || {
+                        format!(
+                            "something else keeps changing this node's NetworkUnavailable condition (now {:?}, {:?}); with cloud routes it belongs to this controller alone: run flanneld with --set-node-network-unavailable=false, and no second route controller",
+                            carried.reason, carried.message
+                        )
+                    });
+                    due = now + Duration::from_secs(u64::from(written.contested.min(60)));
+                }
+            }
+        }
+        self.queue.add_at(node.name.clone(), due);
+    }
+}
+
+impl Controller {
+    /// Puts the writes that are due into the outbox.
+    pub(super) fn next_conditions(&mut self, now: Moment, deadline: &mut Deadline) {
+        while let Some(name) = self.conditions.queue.pop(now) {
+            if self.conditions.in_flight.contains(&name) {
+                continue;
+            }
+            let Some(state) = self.nodes.get(&name) else { continue };
+            let Some(wanted) = self.verdict(&state.node) else { continue };
+            if is_told(&state.node, &wanted) {
+                continue;
+            }
+            let uid = state.node.uid.clone();
+            self.conditions.in_flight.insert(name.clone());
+            self.outbox.push_back(Action::Condition { node: name, uid, wanted });
+        }
+        if let Some(due) = self.conditions.queue.next_due() {
+            deadline.at(due, Why::Retry);
+        }
+    }
+
+    pub(super) fn condition_written(
+        &mut self,
+        now: Moment,
+        name: &str,
+        result: Result<NetworkUnavailable, String>,
+    ) {
+        self.conditions.in_flight.remove(name);
+        let Some(state) = self.nodes.get_mut(name) else { return };
+        match result {
+            Ok(value) => {
+                self.conditions.queue.succeeded(&name.to_owned());
+                let contested = self.conditions.written.get(name).map_or(0, |written| written.contested);
+                // The watch may have shown it already, before the write was reported.
+                let seen = state.node.network_unavailable.as_ref() == Some(&value);
+                state.node.network_unavailable = Some(value.clone());
+                self.conditions.written.insert(name.to_owned(), Written { value, seen, contested });
+                self.conditions.queue.add(name.to_owned(), now);
+            }
+            Err(error) => {
+                self.conditions.queue.failed(name.to_owned(), now, name.len() as u64);
+                let failures = self.conditions.queue.failures(&name.to_owned());
+                if failures == 5 {
+                    self.notices.tell(
+                        About::Controller,
+                        super::Severity::Warning,
+                        "ConditionWriteFailed",
+                        format!("cannot write the NetworkUnavailable condition of node {name}: {error}"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// What the node should be told; `None` when there is nothing to say, or not enough is known to say something else than it carries.
+    pub(super) fn verdict(&self, node: &Node) -> Option<NetworkUnavailable> {
+        if !concerns(node) || node.deleting {
+            return None;
+        }
+        let (destination, instance) = match candidate(node, &self.settings.pod_cidrs) {
+            Ok(found) => found,
+            Err(unserved) => return Some(unavailable(unserved.reason(), unserved.to_string())),
+        };
+        if let Some(unserved @ Unserved::Collision { pod_cidr, .. }) =
+            self.lane.desired.unserved.get(&node.name)
+            && *pod_cidr == destination
+        {
+            return Some(unavailable(unserved.reason(), unserved.to_string()));
+        }
+        let Some(served) = self.lane.served.as_ref().filter(|_| self.has_observed()) else {
+            let unseen = || unavailable("NoRouteCreated", missing(destination, &instance, "any route table"));
+            return node.network_unavailable.is_none().then(unseen);
+        };
+        if let Some(table) = served.unusable.first() {
+            return Some(unavailable(
+                "RouteTableNotFound",
+                format!(
+                    "route table {table} is configured, but VPC {} has no such table that takes entries; correct --route-table-ids",
+                    self.settings.vpc
+                ),
+            ));
+        }
+        if let Some(problem) = self.problem_in_tables(node, destination, &instance, &served.tables) {
+            return Some(problem);
+        }
+        if let Some(table) =
+            self.instances.vswitch(&instance).and_then(|vswitch| served.unserved.get(vswitch))
+        {
+            return Some(unavailable(
+                "RouteTableNotServed",
+                format!(
+                    "instance {instance} is in a vSwitch that routes by table {table}, which is not served, so its pods cannot reach other nodes; {}",
+                    served.remedy()
+                ),
+            ));
+        }
+        if self.settings.source_dest_check_off {
+            match self.instances.check(&instance) {
+                Check::Off => {}
+                // Nothing is known against a node that was found in order before.
+                Check::Unknown if available(node) => return None,
+                Check::Unknown | Check::On => {
+                    return Some(unavailable(
+                        "SourceDestCheckOn",
+                        format!(
+                            "the source/destination check of {instance}'s primary network interface is not known to be off; with it on, packets of pods are dropped"
+                        ),
+                    ));
+                }
+            }
+        }
+        let tables: Vec<&str> = served.tables.iter().map(|table| table.as_str()).collect();
+        Some(NetworkUnavailable {
+            unavailable: false,
+            reason: "RouteCreated".to_owned(),
+            message: format!(
+                "route entry {destination} via {instance} is Available in {}",
+                tables.join(", ")
+            ),
+        })
+    }
+
+    fn problem_in_tables(
+        &self,
+        node: &Node,
+        destination: IpNet,
+        instance: &InstanceId,
+        tables: &[crate::model::VpcRouteTableId],
+    ) -> Option<NetworkUnavailable> {
+        for table in tables {
+            if self.lane.carries(table, destination, instance) {
+                continue;
+            }
+            let key = (table.clone(), destination);
+            if let Some(obstruction) = self.lane.obstructions.get(&key).filter(|found| found.whole()) {
+                return Some(unavailable("RouteBlocked", obstruction.to_string()));
+            }
+            if let Some(waiting) = self.lane.waiting.get(&(table.clone(), node.name.clone())) {
+                return Some(unavailable("RouteQuotaExceeded", waiting.to_string()));
+            }
+            if let Some(blocked) = self.lane.blocked.get(&key) {
+                return Some(unavailable(
+                    "RouteRefused",
+                    format!(
+                        "route entry {destination} via {instance} was refused in route table {table}: {}",
+                        blocked.failure
+                    ),
+                ));
+            }
+            return Some(unavailable(
+                "NoRouteCreated",
+                missing(destination, instance, &format!("route table {table}")),
+            ));
+        }
+        None
+    }
+}
+
+fn missing(destination: IpNet, instance: &InstanceId, place: &str) -> String {
+    format!("route entry {destination} via {instance} is not yet known to be Available in {place}")
+}
+
+fn unavailable(reason: &str, message: String) -> NetworkUnavailable {
+    NetworkUnavailable { unavailable: true, reason: reason.to_owned(), message }
+}
+
+fn available(node: &Node) -> bool {
+    node.network_unavailable.as_ref().is_some_and(|condition| !condition.unavailable)
+}
+
+/// Whether the node carries what it should be told. Another controller's words for "available" are good enough.
+fn is_told(node: &Node, wanted: &NetworkUnavailable) -> bool {
+    node.network_unavailable.as_ref().is_some_and(|carried| {
+        carried == wanted || (!carried.unavailable && !wanted.unavailable && carried.reason == wanted.reason)
+    })
+}

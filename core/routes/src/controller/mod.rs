@@ -1,0 +1,441 @@
+//! The route controller as a state machine: events in, actions out, and the time at which to ask again.
+//!
+//! It owns what was last seen of the nodes and of the tables, and decides when to list, read back, create and delete. Two rules carry it. One change
+//! of a VPC at a time: the API refuses a second one, and two writers would undo each other. What a node is told follows from what was read
+//! back, never from what was asked for. Whoever drives it feeds every event as it comes, performs every action, and reports how each went; nothing else
+//! keeps time or state.
+
+mod conditions;
+mod instances;
+mod lane;
+mod notices;
+#[cfg(test)]
+mod simulation;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use loden_reconcile::Moment;
+
+use crate::desired::concerns;
+use crate::mark::{ClusterId, Mark};
+use crate::model::{
+    EntryRef, Instance, InstanceId, NetworkUnavailable, NewEntry, Node, RouteEntry, RouteTable, VpcId,
+    VpcRouteTableId,
+};
+use crate::port::{BatchAnswer, Failure};
+
+pub use notices::{About, Notice, Severity};
+
+/// What the controller is to do; fixed while it runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The VPC.
+    pub vpc: VpcId,
+    /// Whose entries are ours.
+    pub cluster: ClusterId,
+    /// The cluster's pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Tables to serve besides the system table.
+    pub tables: Vec<VpcRouteTableId>,
+    /// Custom entries that a table takes, where somebody said so; otherwise learned when the API refuses one.
+    pub quota: Option<usize>,
+    /// How often everything is listed though nothing happened.
+    pub audit: Duration,
+    /// How long an entry of ours must have been without a node, when the node was not seen leaving, before it is collected.
+    pub stale_grace: Duration,
+    /// Entries that may be collected within a minute: this share of the nodes in percent, and never less than [`MIN_COLLECTED`].
+    pub collect_percent: usize,
+    /// How long to wait for more nodes before the first change of a burst.
+    pub aggregation: Duration,
+    /// Switch the source/destination check off on nodes' primary network interfaces, and call no node available before.
+    pub source_dest_check_off: bool,
+}
+
+/// Entries that may be collected within a minute however few nodes there are.
+pub const MIN_COLLECTED: usize = 10;
+
+impl Settings {
+    /// The usual settings for a VPC and its cluster.
+    #[must_use]
+    pub fn new(vpc: VpcId, cluster: ClusterId, pod_cidrs: Vec<IpNet>) -> Self {
+        Self {
+            vpc,
+            cluster,
+            pod_cidrs,
+            tables: Vec::new(),
+            quota: None,
+            audit: Duration::from_secs(300),
+            stale_grace: Duration::from_secs(60),
+            collect_percent: 20,
+            aggregation: Duration::from_millis(20),
+            source_dest_check_off: true,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A node is there, or is no longer as it was.
+    Node(Box<Node>),
+    /// A node is gone.
+    NodeGone(String),
+    /// Every node that there is has been told by now. Before that nothing is changed: a node not yet told of would look gone.
+    NodesComplete,
+    /// A cloud call ended.
+    Answered {
+        /// The call.
+        id: CallId,
+        /// How it ended.
+        answer: Answer,
+    },
+    /// The write of a node's condition ended.
+    ConditionWritten {
+        /// The node.
+        node: String,
+        /// What was written, or why not.
+        result: Result<NetworkUnavailable, String>,
+    },
+    /// Somebody wants everything listed now.
+    LookAgain,
+}
+
+/// Tells the answers of calls apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// A call to the cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// [`crate::port::ReadRouteTables::list_tables`].
+    ListTables,
+    /// [`crate::port::ReadRouteTables::list_entries`].
+    ListEntries(VpcRouteTableId),
+    /// [`crate::port::ReadRouteTables::read_back`].
+    ReadBack(VpcRouteTableId, Vec<IpNet>),
+    /// [`crate::port::WriteRouteTables::create_batch`].
+    Create(Vec<NewEntry>),
+    /// [`crate::port::WriteRouteTables::delete_batch`].
+    Delete(Vec<EntryRef>),
+    /// [`crate::port::ReadRouteTables::describe_instances`].
+    DescribeInstances(Vec<InstanceId>),
+    /// [`crate::port::ReadRouteTables::source_dest_check_on`].
+    ReadSourceDestChecks(Vec<String>),
+    /// [`crate::port::WriteRouteTables::source_dest_check_off`].
+    SourceDestCheckOff(String),
+}
+
+impl Call {
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Delete(_) | Self::SourceDestCheckOff(_))
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Of [`Call::ListTables`].
+    Tables(Result<Vec<RouteTable>, Failure>),
+    /// Of [`Call::ListEntries`] and [`Call::ReadBack`].
+    Entries(Result<Vec<RouteEntry>, Failure>),
+    /// Of [`Call::Create`] and [`Call::Delete`].
+    Batch(Result<BatchAnswer, Failure>),
+    /// Of [`Call::DescribeInstances`].
+    Instances(Result<Vec<Instance>, Failure>),
+    /// Of [`Call::ReadSourceDestChecks`].
+    ChecksOn(Result<Vec<String>, Failure>),
+    /// Of [`Call::SourceDestCheckOff`].
+    CheckOff(Result<(), Failure>),
+}
+
+/// Something to do. Actions do not wait for each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Call the cloud, then tell [`Event::Answered`].
+    Cloud {
+        /// To be told with the answer.
+        id: CallId,
+        /// The call.
+        call: Call,
+    },
+    /// Write a node's `NetworkUnavailable` condition, then tell [`Event::ConditionWritten`].
+    Condition {
+        /// The node.
+        node: String,
+        /// Its UID, so that a node that took over the name is not told what was meant for another.
+        uid: String,
+        /// The condition.
+        wanted: NetworkUnavailable,
+    },
+    /// Tell people.
+    Notice(Notice),
+}
+
+/// What [`Controller::poll`] wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Poll {
+    /// Do this, and poll again.
+    Act(Action),
+    /// Nothing to do before `until`, unless an event comes.
+    Wait {
+        /// When to poll again; `None`: only after an event.
+        until: Option<Moment>,
+        /// What is waited for.
+        why: Why,
+    },
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The complete list of nodes.
+    Nodes,
+    /// An answer of the cloud.
+    Answer,
+    /// The end of a pause after a failure.
+    Pause,
+    /// More nodes of the same burst.
+    Burst,
+    /// Entries whose creation or deletion is under way.
+    Settling,
+    /// The next try of a node, instance or condition that failed.
+    Retry,
+    /// The next try whether a full table has room again.
+    QuotaProbe,
+    /// The end of a grace period before entries are collected.
+    Grace,
+    /// The next audit.
+    Audit,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nodes => "waiting for the list of nodes",
+            Self::Answer => "waiting for the cloud's answer",
+            Self::Pause => "pausing after a failure",
+            Self::Burst => "waiting for more nodes of this burst",
+            Self::Settling => "waiting for route entries to settle",
+            Self::Retry => "waiting to try again what failed",
+            Self::QuotaProbe => "waiting to see whether the quota was raised",
+            Self::Grace => "waiting before entries without a node are collected",
+            Self::Audit => "idle until the next audit",
+        })
+    }
+}
+
+/// The earliest thing to wait for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Deadline(Option<(Moment, Why)>);
+
+impl Deadline {
+    fn at(&mut self, until: Moment, why: Why) {
+        if self.0.is_none_or(|(earliest, _)| until < earliest) {
+            self.0 = Some((until, why));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NodeState {
+    node: Node,
+}
+
+/// The route controller of one VPC and one cluster.
+#[derive(Debug)]
+pub struct Controller {
+    settings: Settings,
+    mark: Mark,
+    nodes: BTreeMap<String, NodeState>,
+    /// The nodes on each instance: one, unless two nodes claim the same.
+    on_instance: BTreeMap<InstanceId, BTreeSet<String>>,
+    nodes_complete: bool,
+    next_call: u64,
+    lane: lane::Lane,
+    instances: instances::Instances,
+    conditions: conditions::Conditions,
+    notices: notices::Notices,
+    outbox: VecDeque<Action>,
+}
+
+impl Controller {
+    /// A controller that knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            mark: Mark::new(settings.cluster.clone()),
+            nodes: BTreeMap::new(),
+            on_instance: BTreeMap::new(),
+            nodes_complete: false,
+            next_call: 0,
+            lane: lane::Lane::new(),
+            instances: instances::Instances::new(),
+            conditions: conditions::Conditions::new(),
+            notices: notices::Notices::default(),
+            outbox: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// Takes note of an event.
+    pub fn on_event(&mut self, now: Moment, event: Event) {
+        match event {
+            Event::Node(node) => self.node_seen(now, *node),
+            Event::NodeGone(name) => self.node_gone(now, &name),
+            Event::NodesComplete => {
+                self.nodes_complete = true;
+                self.lane.look = true;
+            }
+            Event::Answered { id, answer } => {
+                if !self.instances_answered(now, id, &answer) {
+                    self.lane_answered(now, id, answer);
+                }
+            }
+            Event::ConditionWritten { node, result } => self.condition_written(now, &node, result),
+            Event::LookAgain => self.lane.audit_due = Moment::ZERO,
+        }
+    }
+
+    /// What to do at `now`. Call it again after each action, and after each event.
+    pub fn poll(&mut self, now: Moment) -> Poll {
+        let mut deadline = Deadline::default();
+        if self.lane.audit_due <= now {
+            self.begin_audit(now);
+        }
+        if let Some(call) = self.next_route_call(now, &mut deadline) {
+            return self.act(call);
+        }
+        if let Some(call) = self.next_instance_call(now, &mut deadline) {
+            return self.act(call);
+        }
+        self.next_conditions(now, &mut deadline);
+        if let Some(action) = self.outbox.pop_front() {
+            return Poll::Act(action);
+        }
+        if let Some(notice) = self.notices.next() {
+            return Poll::Act(Action::Notice(notice));
+        }
+        match deadline.0 {
+            Some((until, why)) => Poll::Wait { until: Some(until), why },
+            None if !self.nodes_complete && !self.lane.in_flight() => {
+                Poll::Wait { until: None, why: Why::Nodes }
+            }
+            None => Poll::Wait { until: None, why: Why::Answer },
+        }
+    }
+
+    fn act(&self, (id, call): (CallId, Call)) -> Poll {
+        Poll::Act(Action::Cloud { id, call })
+    }
+
+    fn new_call(&mut self) -> CallId {
+        self.next_call += 1;
+        CallId(self.next_call)
+    }
+
+    fn begin_audit(&mut self, now: Moment) {
+        self.lane.audit_due = now + self.settings.audit;
+        self.lane.tables_due = true;
+        self.instances.audit(now);
+    }
+
+    fn node_seen(&mut self, now: Moment, node: Node) {
+        let name = node.name.clone();
+        let old = self.nodes.get(&name).map(|state| &state.node);
+        let same_route = old.is_some_and(|old| route_equal(old, &node));
+        if !same_route {
+            let replaced =
+                old.and_then(destination_of).filter(|old| destination_of(&node).as_ref() != Some(old));
+            if let Some(departed) = replaced {
+                self.lane.departed.insert(departed);
+            }
+            self.lane.wake(now, self.settings.aggregation);
+        }
+        if old.is_some_and(|old| old.uid != node.uid) {
+            self.conditions.forget(&name);
+            self.notices.forget_node(&name);
+        }
+        if !same_route {
+            self.leave_instance(&name);
+            if concerns(&node)
+                && let Ok(instance) = node.instance()
+            {
+                self.instances.want(now, &instance);
+                self.on_instance.entry(instance).or_default().insert(name.clone());
+            }
+        }
+        self.conditions.observed(now, &node, &mut self.notices);
+        self.nodes.insert(name, NodeState { node });
+    }
+
+    fn node_gone(&mut self, now: Moment, name: &str) {
+        self.leave_instance(name);
+        let Some(state) = self.nodes.remove(name) else { return };
+        self.lane.departed.extend(destination_of(&state.node));
+        self.lane.wake(now, self.settings.aggregation);
+        self.conditions.forget(name);
+        self.notices.forget_node(name);
+    }
+
+    fn leave_instance(&mut self, name: &str) {
+        let Some(Ok(instance)) = self.nodes.get(name).map(|state| state.node.instance()) else { return };
+        let Some(names) = self.on_instance.get_mut(&instance) else { return };
+        names.remove(name);
+        if names.is_empty() {
+            self.on_instance.remove(&instance);
+            self.instances.forget(&instance);
+        }
+    }
+
+    /// Whether every node that was told of has been looked at, nothing is under way, and nothing waits but the audit.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.nodes_complete && self.lane.is_settled() && self.outbox.is_empty()
+    }
+
+    /// The cloud's failure that holds everything up at present.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Failure> {
+        self.lane.trouble.as_ref().or(self.instances.trouble.as_ref())
+    }
+
+    /// Whether tables and entries have been listed completely at least once.
+    #[must_use]
+    pub fn has_observed(&self) -> bool {
+        self.lane
+            .served
+            .as_ref()
+            .is_some_and(|served| served.tables.iter().all(|table| self.lane.views.contains_key(table)))
+    }
+
+    fn dirty(&mut self, now: Moment, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            self.conditions.queue.add(name, now);
+        }
+    }
+
+    fn all_dirty(&mut self, now: Moment) {
+        let names: BTreeSet<String> = self.nodes.keys().cloned().collect();
+        self.dirty(now, names);
+    }
+}
+
+/// Whether two states of a node lead to the same route entry.
+fn route_equal(old: &Node, new: &Node) -> bool {
+    old.uid == new.uid
+        && old.provider_id == new.provider_id
+        && old.pod_cidrs == new.pod_cidrs
+        && old.excluded == new.excluded
+        && old.deleting == new.deleting
+        && old.readiness == new.readiness
+}
+
+fn destination_of(node: &Node) -> Option<(IpNet, InstanceId)> {
+    let pod_cidr = node.pod_cidr().ok().flatten()?;
+    Some((pod_cidr.into(), node.instance().ok()?)).filter(|_| concerns(node))
+}

@@ -1,0 +1,233 @@
+//! An in-process VPC with the rules that matter to the controller: entries come and go with a delay, one change at a time, a quota, unique
+//! destinations. Tests only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use loden_reconcile::Moment;
+
+use crate::controller::{Answer, Call};
+use crate::model::{
+    EntryStatus, EntryType, Instance, InstanceId, NextHop, RouteEntry, RouteTable, TableKind, VpcRouteTableId,
+};
+use crate::port::{BatchAnswer, Failure, Refusal};
+
+#[derive(Debug, Clone)]
+struct Held {
+    entry: RouteEntry,
+    /// When what is under way ends.
+    until: Moment,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Vpc {
+    pub(crate) tables: Vec<RouteTable>,
+    entries: BTreeMap<VpcRouteTableId, Vec<Held>>,
+    pub(crate) delay: Duration,
+    pub(crate) quota: usize,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    pub(crate) checks_on: BTreeSet<String>,
+    pub(crate) writes: usize,
+    pub(crate) listings: usize,
+    next_id: u64,
+}
+
+impl Vpc {
+    pub(crate) fn new(delay: Duration) -> Self {
+        let system = RouteTable {
+            id: "vtb-1".into(),
+            kind: TableKind::System,
+            gateway: false,
+            vswitches: vec!["vsw-1".into()],
+        };
+        Self {
+            tables: vec![system],
+            entries: BTreeMap::from([("vtb-1".into(), Vec::new())]),
+            delay,
+            quota: 200,
+            instances: BTreeMap::new(),
+            checks_on: BTreeSet::new(),
+            writes: 0,
+            listings: 0,
+            next_id: 0,
+        }
+    }
+
+    pub(crate) fn add_table(&mut self, id: &str, vswitch: &str) {
+        self.tables.push(RouteTable {
+            id: id.into(),
+            kind: TableKind::Custom,
+            gateway: false,
+            vswitches: vec![vswitch.into()],
+        });
+        self.entries.insert(id.into(), Vec::new());
+    }
+
+    pub(crate) fn add_instance(&mut self, id: &str, vswitch: &str) {
+        let eni = format!("eni-{id}");
+        self.checks_on.insert(eni.clone());
+        self.instances
+            .insert(id.into(), Instance { id: id.into(), vswitch: vswitch.into(), primary_eni: eni });
+    }
+
+    /// A person's entry, in force at once; replaces what has the destination.
+    pub(crate) fn put(&mut self, table: &str, destination: &str, instance: &str) {
+        let destination: IpNet = destination.parse().unwrap();
+        let id = self.new_id();
+        let held = self.entries.get_mut(&table.into()).unwrap();
+        held.retain(|held| held.entry.destination != destination);
+        held.push(Held {
+            entry: RouteEntry {
+                table: table.into(),
+                id,
+                destination,
+                next_hops: vec![NextHop::instance(&instance.into())],
+                status: EntryStatus::Available,
+                kind: EntryType::Custom,
+                name: String::new(),
+                description: String::new(),
+            },
+            until: Moment::ZERO,
+        });
+    }
+
+    /// A person's deletion.
+    pub(crate) fn take(&mut self, table: &str, destination: IpNet) {
+        self.entries.get_mut(&table.into()).unwrap().retain(|held| held.entry.destination != destination);
+    }
+
+    /// Entries in force: `destination via instance`.
+    pub(crate) fn table(&mut self, now: Moment, table: &str) -> Vec<String> {
+        self.advance(now);
+        let mut lines: Vec<(IpNet, String)> = self.entries[&table.into()]
+            .iter()
+            .filter(|held| held.entry.status == EntryStatus::Available)
+            .map(|held| {
+                (held.entry.destination, format!("{} via {}", held.entry.destination, held.entry.via()))
+            })
+            .collect();
+        lines.sort();
+        lines.into_iter().map(|(_, line)| line).collect()
+    }
+
+    pub(crate) fn carries(&mut self, now: Moment, table: &str, destination: &str, instance: &str) -> bool {
+        self.table(now, table).contains(&format!("{destination} via {instance}"))
+    }
+
+    fn new_id(&mut self) -> String {
+        self.next_id += 1;
+        format!("rte-{}", self.next_id)
+    }
+
+    fn advance(&mut self, now: Moment) {
+        for held in self.entries.values_mut() {
+            held.retain(|held| held.entry.status != EntryStatus::Deleting || held.until > now);
+            for held in held.iter_mut().filter(|held| held.until <= now) {
+                held.entry.status = EntryStatus::Available;
+            }
+        }
+    }
+
+    fn busy(&self) -> bool {
+        self.entries.values().flatten().any(|held| held.entry.status != EntryStatus::Available)
+    }
+
+    pub(crate) fn call(&mut self, now: Moment, call: &Call) -> Answer {
+        self.advance(now);
+        if call.writes() {
+            self.writes += 1;
+        }
+        let conflict = || Failure::api(400, "TaskConflict", "The operation is too frequent", "R", None);
+        match call {
+            Call::ListTables => Answer::Tables(Ok(self.tables.clone())),
+            Call::ListEntries(table) => {
+                self.listings += 1;
+                Answer::Entries(Ok(self.entries[table].iter().map(|held| held.entry.clone()).collect()))
+            }
+            Call::ReadBack(table, destinations) => {
+                assert!(destinations.len() <= crate::port::FILTER_LIMIT);
+                let listed =
+                    self.entries[table].iter().filter(|held| destinations.contains(&held.entry.destination));
+                Answer::Entries(Ok(listed.map(|held| held.entry.clone()).collect()))
+            }
+            Call::Create(_) | Call::Delete(_) if self.busy() => Answer::Batch(Err(conflict())),
+            Call::Create(entries) => {
+                assert!(entries.len() <= crate::port::BATCH_LIMIT);
+                let mut refused = Vec::new();
+                for new in entries {
+                    let refusal =
+                        if self.entries[&new.table].iter().any(|h| h.entry.destination == new.destination) {
+                            Some(Failure::item("VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE", "exists"))
+                        } else if !self.instances.contains_key(&new.instance) {
+                            Some(Failure::item("InvalidNextHop.NotFound", "no such instance"))
+                        } else if self.entries[&new.table].len() >= self.quota {
+                            Some(Failure::item(
+                                "QuotaExceeded",
+                                "Route entry quota exceeded in this route table.",
+                            ))
+                        } else {
+                            None
+                        };
+                    if let Some(failure) = refusal {
+                        refused.push(Refusal {
+                            destination: Some(new.destination),
+                            entry_id: String::new(),
+                            next_hop: new.instance.to_string(),
+                            failure,
+                        });
+                        continue;
+                    }
+                    let entry = RouteEntry {
+                        table: new.table.clone(),
+                        id: self.new_id(),
+                        destination: new.destination,
+                        next_hops: vec![NextHop::instance(&new.instance)],
+                        status: EntryStatus::Pending,
+                        kind: EntryType::Custom,
+                        name: new.name.clone(),
+                        description: new.description.clone(),
+                    };
+                    let until = now + self.delay;
+                    self.entries.get_mut(&new.table).unwrap().push(Held { entry, until });
+                }
+                self.advance(now);
+                Answer::Batch(Ok(BatchAnswer { refused }))
+            }
+            Call::Delete(entries) => {
+                assert!(entries.len() <= crate::port::BATCH_LIMIT);
+                let mut refused = Vec::new();
+                for gone in entries {
+                    let until = now + self.delay;
+                    let held = self.entries.get_mut(&gone.table).unwrap();
+                    match held.iter_mut().find(|held| held.entry.id == gone.id) {
+                        Some(held) => {
+                            held.entry.status = EntryStatus::Deleting;
+                            held.until = until;
+                        }
+                        None => refused.push(Refusal {
+                            destination: None,
+                            entry_id: gone.id.clone(),
+                            next_hop: String::new(),
+                            failure: Failure::item("VPC_ROUTER_ENTRY_NOT_EXIST", "vRouterEntry not exists"),
+                        }),
+                    }
+                }
+                self.advance(now);
+                Answer::Batch(Ok(BatchAnswer { refused }))
+            }
+            Call::DescribeInstances(ids) => {
+                Answer::Instances(Ok(ids.iter().filter_map(|id| self.instances.get(id)).cloned().collect()))
+            }
+            Call::ReadSourceDestChecks(enis) => Answer::ChecksOn(Ok(enis
+                .iter()
+                .filter(|eni| self.checks_on.contains(*eni))
+                .cloned()
+                .collect())),
+            Call::SourceDestCheckOff(eni) => {
+                self.checks_on.remove(eni);
+                Answer::CheckOff(Ok(()))
+            }
+        }
+    }
+}
