@@ -42,6 +42,9 @@ pub enum Error {
         /// The step's first line.
         step: String,
     },
+    /// The kernel's notices cannot be waited for.
+    #[error("listen for changes in the kernel: {0}")]
+    Listen(std::io::Error),
     /// Links came and went during every attempt to observe.
     #[error(
         "links came and went during each of {attempts} attempts to observe the node's network; it will be tried again"

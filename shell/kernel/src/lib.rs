@@ -7,16 +7,23 @@
 
 mod apply;
 mod error;
+mod notices;
 mod observe;
+mod subnet_file;
+mod surroundings;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use loden_netlink::nft::NftSocket;
 use loden_netlink::{NetNs, RouteSocket};
+use loden_node::external::Surroundings;
 use loden_node::{Observed, Port, Scope, Step};
 
 pub use error::Error;
+pub use notices::Notices;
+pub use subnet_file::{SubnetFile, SubnetFileError};
 pub use watch::Watch;
 
 /// The network of one namespace.
@@ -70,6 +77,14 @@ impl Kernel {
     /// When the kernel refuses it.
     pub fn apply(&mut self, step: &Step) -> Result<(), Error> {
         apply::apply(self, step)
+    }
+
+    /// What the choice of the external interface depends on; with `can_reach`, also the way to that address.
+    ///
+    /// # Errors
+    /// When a listing is not complete. A destination without a route is no error; it is simply not reached.
+    pub fn surroundings(&mut self, can_reach: Option<IpAddr>) -> Result<Surroundings, Error> {
+        Ok(surroundings::surroundings(&mut self.route, can_reach)?)
     }
 
     /// Starts to listen for changes in this namespace.

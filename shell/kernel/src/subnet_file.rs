@@ -93,7 +93,8 @@ impl SubnetFile {
     }
 
     fn replace(&self, text: &str) -> io::Result<()> {
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory =
+            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = self.path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?;
         if !directory.is_dir() {
             let mut builder = fs::DirBuilder::new();
@@ -120,8 +121,13 @@ impl SubnetFile {
 
 fn fill(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()

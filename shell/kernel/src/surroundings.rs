@@ -16,7 +16,10 @@ const PERMANENT: u32 = 0x80;
 ///
 /// # Errors
 /// When a listing is not complete. A destination without a route is no error; it is simply not reached.
-pub fn surroundings(socket: &mut RouteSocket, can_reach: Option<IpAddr>) -> loden_netlink::Result<Surroundings> {
+pub(crate) fn surroundings(
+    socket: &mut RouteSocket,
+    can_reach: Option<IpAddr>,
+) -> loden_netlink::Result<Surroundings> {
     let links = socket.links()?;
     let addresses = socket.addresses(None)?;
     let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
@@ -24,7 +27,9 @@ pub fn surroundings(socket: &mut RouteSocket, can_reach: Option<IpAddr>) -> lode
         let filter = RouteFilter { table: Some(MAIN_TABLE), ..RouteFilter::default() };
         let routes = socket.routes(family, filter)?;
         let first = routes.iter().find(|route| route.destination.prefix_len() == 0);
-        Ok(first.and_then(|route| route.link.or_else(|| route.hops.first().map(|hop| hop.link))).and_then(name))
+        Ok(first
+            .and_then(|route| route.link.or_else(|| route.hops.first().map(|hop| hop.link)))
+            .and_then(name))
     };
     let default_v4 = default_route(IpFamily::V4)?;
     let default_v6 = default_route(IpFamily::V6)?;
@@ -36,7 +41,11 @@ pub fn surroundings(socket: &mut RouteSocket, can_reach: Option<IpAddr>) -> lode
         .map(|link| Candidate {
             name: link.name.clone(),
             mtu: link.mtu,
-            addresses: addresses.iter().filter(|own| own.index == link.index).map(|own| candidate(own.net, own.flags)).collect(),
+            addresses: addresses
+                .iter()
+                .filter(|own| own.index == link.index)
+                .map(|own| candidate(own.net, own.flags))
+                .collect(),
         })
         .collect();
     Ok(Surroundings { candidates, default_v4, default_v6, reach })
