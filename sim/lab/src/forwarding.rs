@@ -96,6 +96,8 @@ pub fn desired(cloud: &Snapshot, vpc: &str, ports: &Ports, numbers: &mut TableNu
         if table.kind == TableKind::System {
             forwarding.lookups.insert(SERVICES_PORT.to_owned(), number);
             forwarding.lookups.insert(NAT_PORT.to_owned(), number);
+            // What the vRouter says itself: answers to pings of a gateway, "fragmentation needed".
+            forwarding.lookups.insert(GATEWAYS.to_owned(), number);
         }
         for vswitch in &vpc.vswitches {
             forwarding.routes.insert((number, vswitch.cidr), Way::Nowhere);

@@ -13,6 +13,8 @@ const BOX: usize = 31;
 const PER_ROW: usize = 3;
 /// Columns between the frame's borders.
 const INNER: usize = WIDTH - 3;
+/// Column, within the frame, of the line that leads out of the VPC.
+const WAY_OUT: usize = 72;
 /// More pods than this on one node are counted instead of listed.
 const PODS_LISTED: usize = 6;
 /// More entries than this in a table are counted instead of listed.
@@ -24,7 +26,7 @@ pub fn draw(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     outside(status, &mut lines);
     let title = format!(" VPC {} {} ", status.vpc.id, status.vpc.cidr);
-    lines.push(format!(" ╔{}╗", centred_in_line(&title, INNER, '═', Some((INNER / 2, '╧')))));
+    lines.push(format!(" ╔{}╗", edge(&title, &[(10, '╧'), (WAY_OUT, '╧')])));
     vrouter(status, &mut lines);
     let mut boxes: Vec<Vec<String>> = status.nodes.iter().map(|node| node_box(status, node)).collect();
     boxes.extend(status.instances.iter().map(instance_box));
@@ -54,11 +56,10 @@ fn outside(status: &Status, lines: &mut Vec<String>) {
         format!("NAT gateway {} as {}", internet.nat, internet.elastic_ip),
     ];
     for (left, right) in left.iter().zip(right) {
-        let middle = 2 + INNER / 2;
-        let begin = middle.saturating_sub(width(&right) / 2);
+        let begin = (2 + WAY_OUT).saturating_sub(width(&right) / 2);
         lines.push(format!("{}{right}", pad(&format!("  {left}"), begin)));
     }
-    lines.push(format!("{}│", " ".repeat(2 + INNER / 2)));
+    lines.push(format!("{}│", pad("            │", 2 + WAY_OUT)));
 }
 
 fn vrouter(status: &Status, lines: &mut Vec<String>) {
@@ -154,16 +155,17 @@ fn framed(lines: &mut Vec<String>, text: &str) {
     lines.push(format!(" ║{}║", pad(&cut(text, INNER), INNER)));
 }
 
-/// `text` near the left of a line of `fill`, with one `mark` at a column if it is free.
-fn centred_in_line(text: &str, columns: usize, fill: char, mark: Option<(usize, char)>) -> String {
-    let mut line: Vec<char> = std::iter::repeat_n(fill, columns).collect();
-    if let Some((at, mark)) = mark
-        && let Some(place) = line.get_mut(at)
-    {
-        *place = mark;
-    }
-    for (place, letter) in line.iter_mut().skip(2).zip(cut(text, columns / 2 - 3).chars()) {
+/// `text` in the middle of the frame's upper edge, with marks where lines from outside meet it.
+fn edge(text: &str, marks: &[(usize, char)]) -> String {
+    let mut line = vec!['═'; INNER];
+    let text = cut(text, INNER / 2);
+    for (place, letter) in line.iter_mut().skip(16).zip(text.chars()) {
         *place = letter;
+    }
+    for (at, mark) in marks {
+        if let Some(place) = line.get_mut(*at) {
+            *place = *mark;
+        }
     }
     line.into_iter().collect()
 }

@@ -1,0 +1,295 @@
+//! How nodes come, go and break.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::{IpNet, Ipv4Net};
+use loden_aliyun::vpc::EntryStatus;
+use loden_sim_cloud::Snapshot;
+
+use super::{Cluster, NodeMember, free_name};
+use crate::control::Applied;
+use crate::error::{Context, Error, Result};
+use crate::kubernetes::KubeNode;
+use crate::node_files::NodeFiles;
+use crate::process::Supervised;
+use crate::runtime::Runtime;
+use crate::status::Condition;
+use crate::topology;
+
+impl Cluster {
+    /// Starts an instance that joins the cluster and waits until it is usable; or, with `patient` false, only until it has joined.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not become usable in time.
+    pub fn add_node(&self, name: Option<String>, patient: bool, progress: &dyn Fn(&str)) -> Result<Applied> {
+        let name =
+            name.unwrap_or_else(|| free_name("node-", |name| self.members().instances.contains_key(name)));
+        if name.starts_with("pod-") {
+            return Err(Error::Refused(
+                "a node's name cannot begin with pod-: pods' namespaces do".to_owned(),
+            ));
+        }
+        progress(&format!("starting {name}"));
+        let namespace = self.add_instance(&name)?;
+        let files = NodeFiles { root: self.lab.node_directory(&name) };
+        files.write(&self.inputs, &self.programs)?;
+        let token = self.kube.token();
+        topology::write_kubeconfig(&files.kubeconfig(), &token)?;
+        let runtime = Runtime {
+            plugins: files.cni_plugins(),
+            configuration: files.cni_configuration(),
+            cache: files.cni_state(),
+            namespace: namespace.clone(),
+        };
+        let address =
+            self.members().instances.get(&name).map_or(Ipv4Addr::UNSPECIFIED, |member| member.address);
+        let joined = Instant::now();
+        self.kube.add_node(&name, &topology::provider_id(&name), address)?;
+        let flanneld =
+            Supervised::start(&self.lab, topology::flanneld_recipe(self, &name, &files, namespace))?;
+        let node = NodeMember { flanneld: Some(flanneld), runtime: Arc::new(runtime), crashed: false };
+        if let Some(member) = self.members().instances.get_mut(&name) {
+            member.node = Some(node);
+        }
+        if !patient {
+            return Ok(Applied::new(format!("{name} joined the cluster; it is not waited for"), Some(name)));
+        }
+        progress(&format!("waiting for the route entry of {name}"));
+        let entry = self.wait(
+            &format!("a route entry for {name}"),
+            || self.entry_available(&name),
+            || self.why_not_usable(&name),
+        );
+        let entry_after = joined.elapsed();
+        entry?;
+        progress(&format!("waiting for {name} to be usable"));
+        self.wait_usable(&name)?;
+        let usable_after = joined.elapsed();
+        let subnet = self.subnet(&name).map_or_else(|| "no subnet".to_owned(), |subnet| subnet.to_string());
+        let mut applied = Applied::new(
+            format!(
+                "{name} joined with subnet {subnet}: route entry available {} ms after the node object, node usable after {} ms",
+                entry_after.as_millis(),
+                usable_after.as_millis()
+            ),
+            Some(name),
+        );
+        applied.entry_ms = u64::try_from(entry_after.as_millis()).ok();
+        applied.usable_ms = u64::try_from(usable_after.as_millis()).ok();
+        Ok(applied)
+    }
+
+    /// Waits until a node's pods can be started.
+    ///
+    /// # Errors
+    /// It did not become usable in time.
+    pub fn wait_usable(&self, name: &str) -> Result<()> {
+        self.wait(&format!("{name} becoming usable"), || self.usable(name), || self.why_not_usable(name))
+    }
+
+    fn subnet(&self, name: &str) -> Option<Ipv4Net> {
+        self.kube.node(name).and_then(|node| node.subnet)
+    }
+
+    fn entry_available(&self, name: &str) -> bool {
+        let Some(subnet) = self.subnet(name) else { return false };
+        self.entry(&self.cloud.snapshot(), subnet).is_some_and(|status| status == EntryStatus::Available)
+    }
+
+    fn entry(&self, snapshot: &Snapshot, destination: Ipv4Net) -> Option<EntryStatus> {
+        let table = snapshot.table(&topology::table_id(&self.lab))?;
+        table
+            .entries
+            .iter()
+            .find(|entry| entry.destination == IpNet::V4(destination))
+            .map(|entry| entry.status)
+    }
+
+    pub(super) fn usable(&self, name: &str) -> bool {
+        let files = NodeFiles { root: self.lab.node_directory(name) };
+        let condition = self.kube.node(name).and_then(|node| node.network_unavailable);
+        condition.is_some_and(|condition| condition.status == "False") && files.subnet_env().is_file()
+    }
+
+    pub(super) fn why_not_usable(&self, name: &str) -> String {
+        let files = NodeFiles { root: self.lab.node_directory(name) };
+        let node = self.kube.node(name);
+        let mut why = Vec::new();
+        match &node {
+            None => why.push("there is no node object".to_owned()),
+            Some(KubeNode { subnet: None, .. }) => why.push("it has no spec.podCIDR".to_owned()),
+            Some(_) => {}
+        }
+        if let Some(Condition { status, reason, message }) = node.and_then(|node| node.network_unavailable) {
+            why.push(format!("NetworkUnavailable={status} {reason}: {message}"));
+        } else {
+            why.push("it has no condition NetworkUnavailable".to_owned());
+        }
+        let members = self.members();
+        if !files.subnet_env().is_file() {
+            let flanneld = members
+                .instances
+                .get(name)
+                .and_then(|member| member.node.as_ref())
+                .and_then(|node| node.flanneld.as_ref());
+            why.push(format!("no {}", files.subnet_env().display()));
+            why.extend(flanneld.map(Supervised::last_words));
+        }
+        why.extend(members.controller.as_ref().map(Supervised::last_words));
+        why.join("; ")
+    }
+
+    /// Waits until as many nodes are usable as the route table has room for, and the others say why they are not.
+    ///
+    /// # Errors
+    /// They did not settle in time.
+    pub fn wait_settled(&self) -> Result<()> {
+        let names = self.node_names();
+        let room = usize::try_from(self.inputs.quota).unwrap_or(usize::MAX).min(names.len());
+        let settled = || {
+            let usable = names.iter().filter(|name| self.usable(name)).count();
+            let refused = |name: &&String| {
+                let node = self.kube.node(name);
+                node.and_then(|node| node.network_unavailable)
+                    .is_some_and(|condition| condition.status == "True")
+            };
+            usable >= room && usable + names.iter().filter(refused).count() >= names.len()
+        };
+        let why_not = || {
+            let waiting = names.iter().filter(|name| !self.usable(name));
+            waiting
+                .map(|name| format!("{name}: {}", self.why_not_usable(name)))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        self.wait("the nodes becoming usable", settled, why_not)
+    }
+
+    /// Names of the nodes.
+    #[must_use]
+    pub fn node_names(&self) -> Vec<String> {
+        self.members()
+            .instances
+            .iter()
+            .filter(|(_, member)| member.node.is_some())
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Names of the nodes that may have pods.
+    #[must_use]
+    pub fn usable_nodes(&self) -> Vec<String> {
+        self.node_names().into_iter().filter(|name| self.usable(name) && !self.crashed(name)).collect()
+    }
+
+    pub(super) fn crashed(&self, name: &str) -> bool {
+        self.members()
+            .instances
+            .get(name)
+            .and_then(|member| member.node.as_ref())
+            .is_some_and(|node| node.crashed)
+    }
+
+    /// Takes a node out in order.
+    ///
+    /// # Errors
+    /// There is none of that name, or a part of it could not be removed.
+    pub fn remove_node(&self, name: &str, progress: &dyn Fn(&str)) -> Result<Applied> {
+        self.require_node(name)?;
+        let crashed = self.crashed(name);
+        let pods: Vec<String> = self
+            .members()
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.node == name)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for pod in pods {
+            progress(&format!("stopping {pod}"));
+            if crashed {
+                self.forget_pod(&pod)?;
+            } else {
+                self.remove_pod(&pod)?;
+            }
+        }
+        let subnet = self.subnet(name);
+        progress(&format!("removing {name} from the cluster"));
+        let left = Instant::now();
+        self.kube.remove_node(name)?;
+        let flanneld =
+            self.members().instances.get_mut(name).and_then(|member| member.node.as_mut()?.flanneld.take());
+        if let Some(mut flanneld) = flanneld {
+            flanneld.stop();
+        }
+        let gone = || subnet.is_none_or(|subnet| self.entry(&self.cloud.snapshot(), subnet).is_none());
+        let entry = self.wait(&format!("the route entry of {name} going away"), gone, || {
+            self.members().controller.as_ref().map(Supervised::last_words).unwrap_or_default()
+        });
+        let gone_after = left.elapsed();
+        let id = topology::instance_id(name);
+        self.fabric.detach(name)?;
+        self.cloud.remove_instance(&id).during(|| format!("release instance {id}"))?;
+        self.members().instances.remove(name);
+        self.ring();
+        let root = self.lab.node_directory(name);
+        std::fs::remove_dir_all(&root).map_err(|e| Error::io("remove", root, e))?;
+        entry?;
+        let mut applied = Applied::new(
+            format!(
+                "{name} is gone; its route entry went {} ms after the node object",
+                gone_after.as_millis()
+            ),
+            Some(name.to_owned()),
+        );
+        applied.entry_ms = u64::try_from(gone_after.as_millis()).ok();
+        Ok(applied)
+    }
+
+    /// Stops an instance from one moment to the next.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn crash_node(&self, name: &str) -> Result<Applied> {
+        self.require_node(name)?;
+        self.fabric.cut(name)?;
+        let flanneld = self.members().instances.get_mut(name).and_then(|member| {
+            let node = member.node.as_mut()?;
+            node.crashed = true;
+            node.flanneld.take()
+        });
+        if let Some(mut flanneld) = flanneld {
+            flanneld.kill();
+        }
+        self.kube.set_ready(name, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")?;
+        Ok(Applied::new(
+            format!("{name} is cut off; its node object and its route entry stay"),
+            Some(name.to_owned()),
+        ))
+    }
+
+    pub(super) fn require_node(&self, name: &str) -> Result<()> {
+        let names = self.node_names();
+        if names.iter().any(|candidate| candidate == name) {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("lab {} has no node {name}; it has {}", self.lab, names.join(", "))))
+    }
+
+    /// Kills a node's flanneld and starts it again.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be started.
+    pub fn restart_flanneld(&self, name: &str) -> Result<Applied> {
+        self.require_node(name)?;
+        let mut members = self.members();
+        let flanneld =
+            members.instances.get_mut(name).and_then(|member| member.node.as_mut()?.flanneld.as_mut());
+        match flanneld {
+            Some(flanneld) => flanneld.restart()?,
+            None => return Err(Error::Refused(format!("flanneld does not run on {name}"))),
+        }
+        Ok(Applied::new(format!("flanneld of {name} was killed and started again"), Some(name.to_owned())))
+    }
+}
