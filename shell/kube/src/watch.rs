@@ -168,23 +168,25 @@ impl Conversation {
                 None => match self.list().await {
                     Ok(listed) => {
                         version = Some(listed);
-                        backoff.reset();
                         self.report_recovery();
                         continue;
                     }
                     Err(error) => Err(error),
                 },
                 Some(mut at) => {
-                    let outcome = self.follow(&mut at).await;
+                    let mut progress = false;
+                    let outcome = self.follow(&mut at, &mut progress).await;
+                    // A list alone is no progress: a server that forgets every version at once must not be listed
+                    // without end.
+                    if progress || started.elapsed() >= HEALTHY {
+                        backoff.reset();
+                    }
                     if !matches!(outcome, Ok(End::Forgotten)) {
                         version = Some(at);
                     }
                     outcome
                 }
             };
-            if started.elapsed() >= HEALTHY {
-                backoff.reset();
-            }
             match outcome {
                 // A watch that ends by its own time limit is the normal case and resumed at once; the delay matters for
                 // a server that closes each one immediately.
@@ -232,7 +234,8 @@ impl Conversation {
     }
 
     /// Follows changes after `version` until the stream ends, keeping `version` at the last one seen.
-    async fn follow(&self, version: &mut String) -> Result<End> {
+    /// `progress` tells whether anything came at all.
+    async fn follow(&self, version: &mut String, progress: &mut bool) -> Result<End> {
         let operation = format!("watch {}", self.what);
         let limit = spread(Duration::from_secs(240), Duration::from_secs(360));
         let path = format!(
@@ -264,6 +267,7 @@ impl Conversation {
                     return Ok(End::Closed);
                 }
             };
+            *progress |= !matches!(event, WatchEvent::Error(_));
             match event {
                 WatchEvent::Added(node) | WatchEvent::Modified(node) => {
                     version.replace_range(.., node.resource_version());

@@ -1,6 +1,7 @@
 //! The door into the cluster from inside the process, for labs and tests.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -164,6 +165,18 @@ impl Handle {
     #[must_use]
     pub fn running_watches(&self) -> usize {
         self.shared.cut.receiver_count()
+    }
+
+    /// How many bookmarks watches were sent so far.
+    #[must_use]
+    pub fn bookmarks_sent(&self) -> u64 {
+        self.shared.bookmarks.load(Ordering::Relaxed)
+    }
+
+    /// How many HTTP requests of this verb on this kind were let in so far; a paged list counts each page.
+    #[must_use]
+    pub fn served(&self, verb: Verb, resource: Resource) -> u64 {
+        self.shared.served(verb, resource)
     }
 
     /// Lets the next matching HTTP requests fail.

@@ -101,6 +101,7 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Res
     if let Some(account) = account {
         authorize(account, verb, &target)?;
     }
+    shared.count(verb, target.resource);
     if let Some(failure) = shared.fault(verb, target.resource) {
         return Err(failure);
     }

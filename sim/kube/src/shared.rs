@@ -1,7 +1,9 @@
 //! What all connections and handles of one emulator share.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -24,6 +26,8 @@ pub(crate) struct Shared {
     /// Raised to cut all watches.
     pub(crate) cut: watch::Sender<u64>,
     faults: Mutex<Vec<Fault>>,
+    served: Mutex<BTreeMap<(Verb, Resource), u64>>,
+    pub(crate) bookmarks: AtomicU64,
 }
 
 impl Shared {
@@ -36,7 +40,15 @@ impl Shared {
         }
         let (revision, _) = watch::channel(store.revision());
         let (cut, _) = watch::channel(0);
-        Self { config, store: Mutex::new(store), revision, cut, faults: Mutex::new(Vec::new()) }
+        Self {
+            config,
+            store: Mutex::new(store),
+            revision,
+            cut,
+            faults: Mutex::new(Vec::new()),
+            served: Mutex::new(BTreeMap::new()),
+            bookmarks: AtomicU64::new(0),
+        }
     }
 
     /// The store, for reading. Never held across an await.
@@ -61,6 +73,20 @@ impl Shared {
 
     pub(crate) fn add_fault(&self, fault: Fault) {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+    }
+
+    /// Counts a request that was allowed.
+    pub(crate) fn count(&self, verb: Verb, resource: Resource) {
+        *self.served.lock().unwrap_or_else(PoisonError::into_inner).entry((verb, resource)).or_default() += 1;
+    }
+
+    pub(crate) fn served(&self, verb: Verb, resource: Resource) -> u64 {
+        self.served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(verb, resource))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// The failure that this request was chosen to meet, if any.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -202,6 +203,7 @@ impl Watch {
             // All changes up to the store's revision were prepared, those of other kinds included.
             let bookmark = self.order.representation.bookmark(self.at, false);
             self.lines.push_back(line("BOOKMARK", &bookmark));
+            self.shared.bookmarks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
