@@ -20,6 +20,8 @@ use crate::{Error, NetNs, Refusal, Result};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Larger than any datagram the kernel builds for a dump (it stops at 32 KiB).
 const DATAGRAM: usize = 64 * 1024;
+/// A default receive buffer holds a few hundred acknowledgements.
+const REQUESTS_AT_ONCE: usize = 64;
 /// How often an interrupted dump is asked for again.
 const DUMP_ATTEMPTS: u32 = 12;
 
@@ -170,29 +172,31 @@ impl NetlinkSocket {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// Sends requests in one go and collects an acknowledgement, with whatever replies precede it, for each.
+    /// Sends requests and collects an acknowledgement, with whatever replies precede it, for each. A few go in one
+    /// round trip; many go in several, because the kernel drops acknowledgements that find no room to wait in.
     ///
     /// The kernel works through them in order and does not stop at the first that fails.
     pub(crate) fn exchange(&mut self, operation: &str, requests: &[Message]) -> Result<Vec<Answer>> {
-        if requests.is_empty() {
-            return Ok(Vec::new());
+        let mut answers = Vec::with_capacity(requests.len());
+        for some in requests.chunks(REQUESTS_AT_ONCE) {
+            let mut bytes = Vec::new();
+            let mut sequences = Vec::with_capacity(some.len());
+            for request in some {
+                let mut request = request.clone();
+                request.flags |= F_REQUEST | F_ACK;
+                let sequence = self.next_sequence();
+                sequences.push(sequence);
+                bytes.extend(request.finish(sequence));
+            }
+            self.send(operation, &bytes)?;
+            let mut assembly = Assembly::new(sequences.into_iter());
+            self.collect(operation, &mut assembly)?;
+            if assembly.overrun {
+                return Err(Error::NoAnswer { operation: operation.to_owned() });
+            }
+            answers.append(&mut assembly.answers);
         }
-        let mut bytes = Vec::new();
-        let mut sequences = Vec::with_capacity(requests.len());
-        for request in requests {
-            let mut request = request.clone();
-            request.flags |= F_REQUEST | F_ACK;
-            let sequence = self.next_sequence();
-            sequences.push(sequence);
-            bytes.extend(request.finish(sequence));
-        }
-        self.send(operation, &bytes)?;
-        let mut assembly = Assembly::new(sequences.into_iter());
-        self.collect(operation, &mut assembly)?;
-        if assembly.overrun {
-            return Err(Error::NoAnswer { operation: operation.to_owned() });
-        }
-        Ok(assembly.answers)
+        Ok(answers)
     }
 
     /// One request, one outcome.
@@ -324,4 +328,138 @@ impl AsFd for NetlinkSocket {
 /// The replies of one type, read; those that `read` does not know are passed over.
 pub(crate) fn parsed<T>(replies: &[Reply], kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
     replies.iter().filter(|r| r.kind == kind).filter_map(|r| read(&r.payload)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{F_ACK_TLVS, F_CAPPED};
+
+    const PART: u16 = 0x2;
+
+    /// A message as the kernel frames it.
+    fn framed(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut message = Message::new(kind, flags, payload);
+        message.flags = flags;
+        message.finish(sequence)
+    }
+
+    fn done(flags: u16, code: i32) -> Vec<u8> {
+        framed(NLMSG_DONE, PART | flags, 1, &code.to_ne_bytes())
+    }
+
+    fn link_part(flags: u16) -> Vec<u8> {
+        framed(16, PART | flags, 1, &[0; 16])
+    }
+
+    fn attempt(datagrams: &[Vec<u8>]) -> Result<Attempt> {
+        let mut assembly = Assembly::new(std::iter::once(1));
+        for datagram in datagrams {
+            assembly.feed(datagram).unwrap();
+        }
+        assert!(assembly.is_complete());
+        judge("list links", assembly)
+    }
+
+    #[test]
+    fn a_dump_is_whole_only_if_no_part_of_it_was_overtaken() {
+        let whole = attempt(&[[link_part(0), link_part(0)].concat(), done(0, 0)]).unwrap();
+        assert!(matches!(whole, Attempt::Whole(replies) if replies.len() == 2));
+        for overtaken in [
+            vec![link_part(F_DUMP_INTR), link_part(0), done(0, 0)],
+            vec![link_part(0), done(F_DUMP_INTR, 0)],
+            vec![done(F_DUMP_INTR, 0)],
+            vec![link_part(0), done(0, -libc::EINTR)],
+            vec![link_part(0), done(0, -libc::EAGAIN)],
+            vec![link_part(0), framed(NLMSG_OVERRUN, 0, 0, &[]), done(0, 0)],
+        ] {
+            assert!(matches!(attempt(&overtaken).unwrap(), Attempt::Overtaken), "{overtaken:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_at_the_end_of_a_dump_is_an_error() {
+        let error = attempt(&[link_part(0), done(0, -libc::ENOMEM)]).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOMEM));
+        let refused = framed(NLMSG_ERROR, 0, 1, &(-libc::EPERM).to_ne_bytes());
+        assert_eq!(attempt(&[refused]).unwrap_err().errno(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn an_overtaken_dump_is_asked_for_again_as_a_whole() {
+        let mut turns = 0;
+        let mut pauses = Vec::new();
+        let replies = until_whole(
+            "list links",
+            || {
+                turns += 1;
+                let flags = if turns < 4 { F_DUMP_INTR } else { 0 };
+                attempt(&[link_part(flags), link_part(0), done(0, 0)])
+            },
+            |pause| pauses.push(pause),
+        )
+        .unwrap();
+        assert_eq!((turns, replies.len()), (4, 2), "only the last, whole attempt counts");
+        assert_eq!(pauses.len(), 3);
+        assert!(pauses.is_sorted() && pauses[0] < pauses[2], "each pause is longer: {pauses:?}");
+    }
+
+    #[test]
+    fn asking_again_ends_with_a_clear_error() {
+        let mut turns = 0;
+        let mut paused = Duration::ZERO;
+        let again = || {
+            turns += 1;
+            attempt(&[done(F_DUMP_INTR, 0)])
+        };
+        let error = until_whole("list routes", again, |pause| paused += pause).unwrap_err();
+        assert_eq!(turns, DUMP_ATTEMPTS);
+        assert!(paused < Duration::from_secs(2));
+        let text = error.to_string();
+        assert!(text.contains("cannot list routes") && text.contains("12 attempts"), "{text}");
+    }
+
+    #[test]
+    fn late_answers_of_another_conversation_are_passed_over() {
+        let mut assembly = Assembly::new([7, 8].into_iter());
+        assembly.feed(&framed(NLMSG_ERROR, 0, 6, &(-libc::EPERM).to_ne_bytes())).unwrap();
+        assembly.feed(&framed(NLMSG_ERROR, 0, 8, &0_i32.to_ne_bytes())).unwrap();
+        assert!(!assembly.is_complete());
+        assembly.feed(&framed(NLMSG_ERROR, 0, 7, &(-libc::EEXIST).to_ne_bytes())).unwrap();
+        assert!(assembly.is_complete());
+        assert_eq!(assembly.answers[0].outcome.as_ref().unwrap().as_ref().unwrap_err().errno, libc::EEXIST);
+        assert_eq!(assembly.answers[1].outcome, Some(Ok(())));
+    }
+
+    /// An error answer: code, the request's header (and body, unless capped), then the explanation.
+    fn explained(flags: u16, body: &[u8]) -> Vec<u8> {
+        let request = framed(24, 0, 1, body);
+        let mut payload = (-libc::ENETUNREACH).to_ne_bytes().to_vec();
+        payload.extend_from_slice(if flags & F_CAPPED != 0 { &request[..16] } else { &request });
+        let mut tlvs = Message::new(0, 0, &[]);
+        tlvs.text(1, "Nexthop has invalid gateway");
+        tlvs.u32(2, 28);
+        payload.extend_from_slice(&tlvs.finish(0)[16..]);
+        framed(NLMSG_ERROR, flags | F_ACK_TLVS, 1, &payload)
+    }
+
+    #[test]
+    fn the_kernels_explanation_is_found_behind_a_capped_and_a_full_request() {
+        for (flags, body) in [(F_CAPPED, &[0; 12][..]), (0, &[0; 12]), (0, &[0; 37])] {
+            let error = attempt(&[explained(flags, body)]).unwrap_err();
+            let Error::Refused { refusal, .. } = &error else { panic!("{error}") };
+            assert_eq!(refusal.offset, Some(28));
+            let text = error.to_string();
+            assert!(text.ends_with("the kernel says: Nexthop has invalid gateway"), "{text}");
+        }
+    }
+
+    #[test]
+    fn broken_framing_is_an_error_and_never_a_panic() {
+        let good = explained(0, &[0; 12]);
+        for len in 1..good.len() {
+            let mut assembly = Assembly::new(std::iter::once(1));
+            assert!(assembly.feed(&good[..len]).is_err(), "{len} bytes of {}", good.len());
+        }
+    }
 }

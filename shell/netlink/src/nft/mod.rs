@@ -342,3 +342,69 @@ pub fn handles_where<'a>(
 pub fn has_match(rule: &Rule, wanted: &Match) -> bool {
     rule.matches.contains(wanted)
 }
+
+#[cfg(test)]
+mod tests {
+    use loden_firewall::{Action, Base, ChainKind, Family, Hook};
+
+    use super::*;
+
+    fn refusal(errno: i32, offset: Option<u32>) -> Refusal {
+        Refusal { errno, message: None, offset }
+    }
+
+    fn table() -> TableName {
+        TableName { family: Family::Ip, name: "t".to_owned() }
+    }
+
+    fn masquerade() -> Change {
+        Change::AddRule {
+            table: table(),
+            chain: "c".to_owned(),
+            before: None,
+            rule: Rule::new(vec![], Action::Masquerade { fully_random: true }),
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_nf_tables_is_told_as_such() {
+        for errno in [libc::EOPNOTSUPP, libc::EINVAL] {
+            let text = explain("change table ip t", None, &[], refusal(errno, None)).to_string();
+            assert!(text.contains("has no nf_tables") && text.contains("modprobe nf_tables"), "{text}");
+        }
+        let listing = Error::Refused { operation: "x".to_owned(), refusal: refusal(libc::EINVAL, None) };
+        assert!(matches!(lacking("list", listing), Error::MissingFeature { .. }));
+    }
+
+    #[test]
+    fn a_missing_expression_or_chain_type_is_named_with_its_module() {
+        let change = masquerade();
+        let spans = encode::change(&change).expressions;
+        let (start, name) = spans[0];
+        assert_eq!(name, "masq");
+        let at = u32::try_from(start).unwrap();
+        let text = explain("x", Some(&change), &spans, refusal(libc::ENOENT, Some(at))).to_string();
+        assert!(text.contains("nf_tables expression masq") && text.contains("modprobe nft_masq"), "{text}");
+
+        let chain = Change::AddChain {
+            table: table(),
+            chain: "c".to_owned(),
+            base: Some(Base::accepting(ChainKind::Nat, Hook::Postrouting, 100)),
+            comment: None,
+        };
+        let text = explain("x", Some(&chain), &[], refusal(libc::ENOENT, Some(60))).to_string();
+        assert!(text.contains("chains of type nat") && text.contains("modprobe nft_chain_nat"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_object_is_not_taken_for_a_missing_feature() {
+        let change = masquerade();
+        let spans = encode::change(&change).expressions;
+        // The kernel points at the table's name, which comes before any expression.
+        let error = explain("x", Some(&change), &spans, refusal(libc::ENOENT, Some(20)));
+        assert!(error.is_not_found(), "{error}");
+        let error = explain("x", Some(&Change::DeleteTable(table())), &[], refusal(libc::ENOENT, None));
+        assert!(error.is_not_found(), "{error}");
+        assert!(!explain("x", Some(&change), &spans, refusal(libc::ENOENT, Some(200))).is_not_found());
+    }
+}
