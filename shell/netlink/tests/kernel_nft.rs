@@ -349,3 +349,23 @@ fn thousands_of_rules_go_in_one_transaction() {
     assert_eq!(listed.table, table);
     assert_eq!(handles_where(&listed, "c", |r| r.comment.as_deref() == Some("pod 7")).count(), 1);
 }
+
+#[test]
+fn priorities_are_named_where_nft_names_them() {
+    use Hook::{Forward, Input, Output, Postrouting, Prerouting};
+    let netns = namespace();
+    let mut socket = NftSocket::open_in(&netns).unwrap();
+    for family in [Family::Ip, Family::Ip6, Family::Inet, Family::Bridge] {
+        let mut table = Table::new(family, "t");
+        for hook in [Prerouting, Input, Forward, Output, Postrouting] {
+            for named in [-300, -225, -200, -150, -100, 0, 50, 100, 300] {
+                for priority in [-11, -10, -1, 0, 1, 10, 11].map(|near| named + near) {
+                    let base = Base::accepting(ChainKind::Filter, hook, priority);
+                    table = table.with_chain(format!("c{hook}{priority}"), Chain::hooked(base, vec![]));
+                }
+            }
+        }
+        socket.set_table(&table).unwrap();
+        assert_eq!(listed(&netns, &table.key()).trim_end(), table.to_string());
+    }
+}
