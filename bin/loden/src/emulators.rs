@@ -82,8 +82,8 @@ pub(crate) fn kube(args: &KubeArgs) -> anyhow::Result<ExitCode> {
     let tokens = args.token.iter().map(|token| Token::admin(token)).collect();
     let config = loden_sim_kube::Config { tokens, ..loden_sim_kube::Config::default() };
     let path = args.kubeconfig.as_deref();
-    let ready = |address| {
-        render::print(&format!("# Kubernetes API emulator at http://{address}"));
+    let ready = |url: &str| {
+        render::print(&format!("# Kubernetes API emulator at {url}"));
         if let Some(path) = path {
             render::print(&format!("export KUBECONFIG={}", path.display()));
         }

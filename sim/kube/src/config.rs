@@ -6,9 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
 use tokio::net::TcpListener;
 
-use crate::{Emulator, Verb};
+use crate::{Emulator, Tls, TlsError, Verb};
 
 /// A bearer token and whom it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,30 +81,46 @@ impl Default for Config {
     }
 }
 
-/// A kubeconfig for clients of the emulator: one cluster, one user, one context named `loden`.
+/// A kubeconfig for clients of an emulator without TLS: one cluster, one user, one context named `loden`. Mind that
+/// kubectl sends no token without TLS; other clients do.
 #[must_use]
 pub fn kubeconfig(server_url: &str, token: &str) -> String {
+    render(server_url, token, "")
+}
+
+/// A kubeconfig for clients of an emulator with TLS.
+#[must_use]
+pub fn tls_kubeconfig(server_url: &str, token: &str, tls: &Tls) -> String {
+    let authority = base64::engine::general_purpose::STANDARD.encode(tls.authority_pem());
+    render(server_url, token, &format!("    certificate-authority-data: {authority}\n"))
+}
+
+fn render(server_url: &str, token: &str, authority: &str) -> String {
     // A JSON string is a YAML string, with all the quoting that an odd token may need.
     let quote = |text: &str| serde_json::Value::from(text).to_string();
     format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: loden\nclusters:\n- name: loden\n  cluster:\n    server: {}\ncontexts:\n- name: loden\n  context:\n    cluster: loden\n    user: loden\nusers:\n- name: loden\n  user:\n    token: {}\n",
+        "apiVersion: v1\nkind: Config\ncurrent-context: loden\nclusters:\n- name: loden\n  cluster:\n    server: {}\n{authority}contexts:\n- name: loden\n  context:\n    cluster: loden\n    user: loden\nusers:\n- name: loden\n  user:\n    token: {}\n",
         quote(server_url),
         quote(token),
     )
 }
 
-/// Writes a kubeconfig that only its owner can read, whole or not at all.
+/// Writes the [`kubeconfig`] of an emulator without TLS to a file that only its owner can read, whole or not at all.
 ///
 /// # Errors
 /// What the file system says.
 pub fn write_kubeconfig(path: &Path, server_url: &str, token: &str) -> std::io::Result<()> {
+    write_private(path, &kubeconfig(server_url, token))
+}
+
+fn write_private(path: &Path, content: &str) -> std::io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.tmp", std::process::id()));
     let draft = PathBuf::from(draft);
     let written = (|| {
         let mut file =
             std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(kubeconfig(server_url, token).as_bytes())?;
+        file.write_all(content.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&draft, path)
     })();
@@ -132,10 +149,14 @@ pub enum RunError {
         /// What the file system said.
         source: std::io::Error,
     },
+    /// No certificate could be made.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
-/// Listens on an address, writes a kubeconfig where asked for, tells `ready` the address listened on (the port may have
-/// been chosen by the kernel), and serves until dropped.
+/// Listens on an address, writes a kubeconfig where asked for, tells `ready` the URL (the kernel may have chosen the
+/// port), and serves until dropped. With tokens it speaks TLS, since a token must not travel in the clear and kubectl
+/// would not send it; without, plain HTTP.
 ///
 /// # Errors
 /// When the address cannot be had or the file not be written; never once `ready` was called.
@@ -143,18 +164,35 @@ pub async fn run(
     config: Config,
     address: SocketAddr,
     kubeconfig_path: Option<&Path>,
-    ready: impl FnOnce(SocketAddr),
+    ready: impl FnOnce(&str),
 ) -> Result<(), RunError> {
     let listen = |source| RunError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
+    let token = config.tokens.first().map(|token| token.token.clone());
+    let tls = match &token {
+        Some(_) => Some(Tls::new(&["localhost".to_owned(), address.ip().to_string()])?),
+        None => None,
+    };
+    // An address that stands for all is none to connect to.
+    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{host}:{}", address.port());
     if let Some(path) = kubeconfig_path {
-        let token = config.tokens.first().map(|token| token.token.as_str()).unwrap_or_default();
-        write_kubeconfig(path, &format!("http://{address}"), token)
+        let token = token.unwrap_or_default();
+        let content = match &tls {
+            Some(tls) => tls_kubeconfig(&url, &token, tls),
+            None => kubeconfig(&url, &token),
+        };
+        write_private(path, &content)
             .map_err(|source| RunError::Kubeconfig { path: path.to_owned(), source })?;
     }
     let emulator = Emulator::new(config);
-    ready(address);
-    emulator.serve(listener).await;
+    ready(&url);
+    match &tls {
+        Some(tls) => emulator.serve_tls(listener, tls).await,
+        None => emulator.serve(listener).await,
+    }
     Ok(())
 }

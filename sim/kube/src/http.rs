@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -27,6 +28,7 @@ use crate::request::{Place, Query, Target, Verb, place, verb};
 use crate::selector::Selector;
 use crate::shared::{Shared, stamp};
 use crate::store::Key;
+use crate::tls::Tls;
 use crate::watch;
 
 /// The API server's own limit for bodies.
@@ -34,14 +36,14 @@ const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-pub(crate) async fn serve(shared: &Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn serve(shared: &Arc<Shared>, listener: TcpListener, tls: Option<&Tls>) {
     // Dropping the set with this future cuts all connections.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _peer)) => {
-                    connections.spawn(converse(Arc::clone(shared), stream));
+                    connections.spawn(welcome(Arc::clone(shared), stream, tls.cloned()));
                 }
                 Err(error) => {
                     // Out of descriptors, or a peer that was gone already: neither is cured by trying at once.
@@ -54,8 +56,19 @@ pub(crate) async fn serve(shared: &Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn converse(shared: Arc<Shared>, stream: TcpStream) {
+async fn welcome(shared: Arc<Shared>, stream: TcpStream, tls: Option<Tls>) {
     let _without_delay_is_only_faster = stream.set_nodelay(true);
+    match tls {
+        None => converse(shared, stream).await,
+        Some(tls) => match tokio::time::timeout(Duration::from_secs(10), tls.accept(stream)).await {
+            Ok(Ok(stream)) => converse(shared, stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_elapsed) => tracing::debug!("a TLS handshake was not finished in time"),
+        },
+    }
+}
+
+async fn converse(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(answer(&shared, request).await) }

@@ -27,14 +27,18 @@ mod selector;
 mod shared;
 mod store;
 mod table;
+mod tls;
 mod watch;
 
-pub use config::{Config, ExpiredWatch, Permission, RunError, Token, kubeconfig, run, write_kubeconfig};
+pub use config::{
+    Config, ExpiredWatch, Permission, RunError, Token, kubeconfig, run, tls_kubeconfig, write_kubeconfig,
+};
 pub use failure::Failure;
 pub use handle::{Fault, Handle};
 pub use patch::PatchType;
 pub use request::Verb;
 pub use resource::Resource;
+pub use tls::{Tls, TlsError};
 
 use std::sync::Arc;
 
@@ -62,6 +66,11 @@ impl Emulator {
     /// Serves the API on a listener until the future is dropped, which cuts every connection. May run on several
     /// listeners at once, and again after it was dropped: the cluster's state stays.
     pub async fn serve(&self, listener: TcpListener) {
-        http::serve(&self.shared, listener).await;
+        http::serve(&self.shared, listener, None).await;
+    }
+
+    /// As [`Emulator::serve`], over TLS.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: &Tls) {
+        http::serve(&self.shared, listener, Some(tls)).await;
     }
 }

@@ -7,5 +7,6 @@ mod common;
 mod events;
 mod http;
 mod leader;
+mod tls;
 mod watch;
 mod writes;
