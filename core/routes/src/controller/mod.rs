@@ -282,6 +282,12 @@ impl Controller {
         }
     }
 
+    /// The VPC whose tables it keeps.
+    #[must_use]
+    pub fn vpc(&self) -> &VpcId {
+        &self.settings.vpc
+    }
+
     /// Takes note of an event.
     pub fn on_event(&mut self, now: Moment, event: Event) {
         match event {

@@ -1,0 +1,417 @@
+//! The loop.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loden_addr::DivisionError;
+use loden_kube::{
+    Cluster, Condition, ConditionStatus, EventKind, Events, NodeView, NodeWatch, Nodes, PodCidrOutcome,
+    Regarding,
+};
+use loden_reconcile::Moment;
+use loden_routes::controller::{
+    About, Action, Answer, Call, CallId, Controller, Event, Notice, Poll, Settings, Severity,
+};
+use loden_routes::model::NetworkUnavailable;
+use loden_routes::port::WriteRouteTables;
+use loden_telemetry::Readiness;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::ipam::{Grant, Ipam, IpamSettings};
+use crate::nodes::{difference, node, watch_options};
+
+/// Writes to the API server under way at once.
+const KUBE_WRITES: usize = 16;
+/// How long calls that were begun may take to end when the controller is to stop.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
+/// Where people look for events that are about no node: the object that stands for the controller.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The namespace of the Lease.
+    pub namespace: String,
+    /// The name of the Lease.
+    pub name: String,
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub struct Parts<C> {
+    /// The API server.
+    pub cluster: Cluster,
+    /// The cloud.
+    pub cloud: C,
+    /// Route control; `None` switches it off.
+    pub routes: Option<Settings>,
+    /// Node IPAM; `None` leaves pod CIDRs to somebody else.
+    pub ipam: Option<IpamSettings>,
+    /// Events.
+    pub events: Events,
+    /// What events that are about no node are about.
+    pub place: Place,
+    /// Set while the picture of tables is complete and the cloud answers.
+    pub readiness: Readiness,
+}
+
+/// The controller at work, for as long as its process leads.
+#[derive(Debug)]
+pub struct Driver<C> {
+    cluster: Cluster,
+    cloud: Arc<C>,
+    controller: Option<Controller>,
+    ipam: Option<Ipam>,
+    events: Events,
+    place: Place,
+    readiness: Readiness,
+    nodes: Arc<Nodes>,
+    started: Instant,
+    sender: mpsc::UnboundedSender<Done>,
+    inbox: mpsc::UnboundedReceiver<Done>,
+    cloud_calls: JoinSet<()>,
+    kube_calls: JoinSet<()>,
+    kube_slots: Arc<Semaphore>,
+    /// What the route controller was last seen waiting for, so that the log tells of changes only.
+    waiting_for: String,
+}
+
+/// The end of something that was begun.
+#[derive(Debug)]
+enum Done {
+    Answered(CallId, Answer),
+    Condition { node: String, result: Result<NetworkUnavailable, String> },
+    PodCidr { node: Arc<NodeView>, pod_cidr: ipnet::IpNet, result: loden_kube::Result<PodCidrOutcome> },
+}
+
+impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
+    /// Prepares the loop; nothing is called before [`Driver::run`].
+    ///
+    /// # Errors
+    /// The node mask does not divide the pod CIDR.
+    pub fn new(parts: Parts<C>) -> Result<Self, DivisionError> {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        Ok(Self {
+            cluster: parts.cluster,
+            cloud: Arc::new(parts.cloud),
+            controller: parts.routes.map(Controller::new),
+            ipam: parts.ipam.as_ref().map(Ipam::new).transpose()?,
+            events: parts.events,
+            place: parts.place,
+            readiness: parts.readiness,
+            nodes: Arc::default(),
+            started: Instant::now(),
+            sender,
+            inbox,
+            cloud_calls: JoinSet::new(),
+            kube_calls: JoinSet::new(),
+            kube_slots: Arc::new(Semaphore::new(KUBE_WRITES)),
+            waiting_for: String::new(),
+        })
+    }
+
+    /// Works until `stop` resolves. Calls to the cloud that were begun are waited for a moment, so that the next leader does not meet them.
+    /// Dropping the future stops at once.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let mut watch = self.cluster.watch_nodes(watch_options());
+        let mut complete = false;
+        loop {
+            complete |= self.take_snapshot(&watch, complete);
+            let wake = self.act();
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(self.started + at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let done = tokio::select! {
+                () = &mut stop => break,
+                () = watch.changed() => None,
+                done = self.inbox.recv() => done,
+                () = timer => None,
+                Some(_) = self.cloud_calls.join_next(), if !self.cloud_calls.is_empty() => None,
+                Some(_) = self.kube_calls.join_next(), if !self.kube_calls.is_empty() => None,
+            };
+            let mut next = done;
+            while let Some(done) = next {
+                self.note(done);
+                next = self.inbox.try_recv().ok();
+            }
+        }
+        self.readiness.set(false);
+        let last = async { while self.cloud_calls.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_CALLS, last).await.is_err() {
+            tracing::warn!(
+                "a call to the cloud is still under way at the end; its outcome is left to the next leader"
+            );
+        }
+        self.events.flush().await;
+    }
+
+    fn now(&self) -> Moment {
+        self.started.elapsed()
+    }
+
+    /// Tells the state machines of nodes that changed. Returns whether all nodes are known.
+    fn take_snapshot(&mut self, watch: &NodeWatch, was_complete: bool) -> bool {
+        let Some(snapshot) = watch.snapshot() else { return false };
+        let now = self.now();
+        if !Arc::ptr_eq(&snapshot, &self.nodes) {
+            let difference = difference(&self.nodes, &snapshot);
+            for name in &difference.gone {
+                tracing::info!(node = %name, "node is gone");
+                if let Some(ipam) = &mut self.ipam {
+                    ipam.gone(now, name);
+                }
+                if let Some(controller) = &mut self.controller {
+                    controller.on_event(now, Event::NodeGone(name.clone()));
+                }
+            }
+            for view in difference.changed {
+                if let Some(controller) = &mut self.controller {
+                    controller.on_event(now, Event::Node(Box::new(node(&view))));
+                }
+                if let Some(ipam) = &mut self.ipam {
+                    ipam.seen(now, view);
+                }
+            }
+            self.nodes = snapshot;
+        }
+        if !was_complete {
+            tracing::info!(nodes = self.nodes.len(), "all nodes are known");
+            if let Some(controller) = &mut self.controller {
+                controller.on_event(now, Event::NodesComplete);
+            }
+            if let Some(ipam) = &mut self.ipam {
+                ipam.complete();
+            }
+        }
+        true
+    }
+
+    /// Begins all that is to be done now; returns when to come back without an event.
+    fn act(&mut self) -> Option<Moment> {
+        let now = self.now();
+        let mut wake: Option<Moment> = None;
+        while let Some(grant) = self.ipam.as_mut().and_then(|ipam| ipam.next(now)) {
+            self.grant(grant);
+        }
+        if let Some(ipam) = &mut self.ipam {
+            for report in ipam.reports() {
+                tracing::warn!(node = %report.node.name, reason = report.reason, "{}", report.message);
+                let about = Regarding::node(&report.node);
+                self.events.record(about, EventKind::Warning, report.reason, report.message);
+            }
+            wake = ipam.next_due();
+        }
+        while let Some(controller) = &mut self.controller {
+            match controller.poll(now) {
+                Poll::Act(action) => self.perform(action),
+                Poll::Wait { until, why } => {
+                    self.note_wait(&why.to_string());
+                    wake = [wake, until].into_iter().flatten().min();
+                    break;
+                }
+            }
+        }
+        let ready = self
+            .controller
+            .as_ref()
+            .is_none_or(|controller| controller.has_observed() && controller.trouble().is_none());
+        if self.readiness.set(ready) {
+            match self.controller.as_ref().and_then(Controller::trouble).filter(|_| !ready) {
+                Some(trouble) => tracing::warn!(%trouble, "not ready"),
+                None => tracing::info!(ready, "readiness changed"),
+            }
+        }
+        wake
+    }
+
+    fn note_wait(&mut self, why: &str) {
+        if self.waiting_for != why {
+            tracing::debug!("{why}");
+            why.clone_into(&mut self.waiting_for);
+        }
+    }
+
+    fn grant(&mut self, grant: Grant) {
+        let (cluster, sender, slots) =
+            (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.kube_slots));
+        self.kube_calls.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let result = cluster.set_pod_cidrs(&grant.node, &[grant.pod_cidr]).await;
+            let _loop_ended =
+                sender.send(Done::PodCidr { node: grant.node, pod_cidr: grant.pod_cidr, result });
+        });
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Cloud { id, call } => {
+                log_call(&call);
+                let (cloud, sender) = (Arc::clone(&self.cloud), self.sender.clone());
+                let vpc = self.controller.as_ref().map(|controller| controller.vpc().clone());
+                self.cloud_calls.spawn(async move {
+                    let answer = carry_out(&*cloud, vpc, call).await;
+                    let _loop_ended = sender.send(Done::Answered(id, answer));
+                });
+            }
+            Action::Condition { node, uid, wanted } => self.write_condition(node, &uid, wanted),
+            Action::Notice(notice) => self.tell(notice),
+        }
+    }
+
+    fn write_condition(&mut self, node: String, uid: &str, wanted: NetworkUnavailable) {
+        let view = self.nodes.get(&node).filter(|view| view.uid == uid).cloned();
+        let (cluster, sender, slots) =
+            (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.kube_slots));
+        self.kube_calls.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let result = match view {
+                None => Err("the node is gone".to_owned()),
+                Some(view) => {
+                    let status = if wanted.unavailable { ConditionStatus::True } else { ConditionStatus::False };
+                    let condition =
+                        Condition { status, reason: wanted.reason.clone(), message: wanted.message.clone() };
+                    match cluster.set_network_unavailable(&view, &condition).await {
+                        Ok(_written) => Ok(wanted),
+                        Err(error) if error.is_not_found() => Err(error.to_string()),
+                        Err(error) => {
+                            tracing::warn!(node = %view.name, %error, "cannot write NetworkUnavailable; trying again");
+                            Err(error.to_string())
+                        }
+                    }
+                }
+            };
+            let _loop_ended = sender.send(Done::Condition { node, result });
+        });
+    }
+
+    fn tell(&self, notice: Notice) {
+        let kind = match notice.severity {
+            Severity::Normal => EventKind::Normal,
+            Severity::Warning => EventKind::Warning,
+        };
+        let regarding = match &notice.about {
+            About::Controller => {
+                let Place { namespace, name } = &self.place;
+                Regarding::object("coordination.k8s.io/v1", "Lease", namespace, name, "")
+            }
+            About::Node(name) => {
+                let Some(view) = self.nodes.get(name) else { return };
+                Regarding::node(view)
+            }
+        };
+        match notice.severity {
+            Severity::Normal => {
+                tracing::info!(object = %regarding.name, reason = notice.reason, "{}", notice.message)
+            }
+            Severity::Warning => {
+                tracing::warn!(object = %regarding.name, reason = notice.reason, "{}", notice.message)
+            }
+        }
+        self.events.record(regarding, kind, notice.reason, notice.message);
+    }
+
+    fn note(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Answered(id, answer) => {
+                log_answer(&answer);
+                if let Some(controller) = &mut self.controller {
+                    controller.on_event(now, Event::Answered { id, answer });
+                }
+            }
+            Done::Condition { node, result } => {
+                if let Ok(written) = &result {
+                    tracing::info!(
+                        node = %node,
+                        unavailable = written.unavailable,
+                        reason = %written.reason,
+                        "NetworkUnavailable written"
+                    );
+                }
+                if let Some(controller) = &mut self.controller {
+                    controller.on_event(now, Event::ConditionWritten { node, result });
+                }
+            }
+            Done::PodCidr { node, pod_cidr, result } => {
+                if matches!(result, Ok(PodCidrOutcome::Written)) {
+                    tracing::info!(node = %node.name, %pod_cidr, "pod CIDR given");
+                }
+                if let Some(ipam) = &mut self.ipam {
+                    ipam.written(now, &node, &result);
+                }
+            }
+        }
+    }
+}
+
+async fn carry_out<C: WriteRouteTables>(
+    cloud: &C,
+    vpc: Option<loden_routes::model::VpcId>,
+    call: Call,
+) -> Answer {
+    match call {
+        Call::ListTables => {
+            let vpc = vpc.unwrap_or_else(|| "".into());
+            Answer::Tables(cloud.list_tables(&vpc).await)
+        }
+        Call::ListEntries(table) => Answer::Entries(cloud.list_entries(&table).await),
+        Call::ReadBack(table, destinations) => Answer::Entries(cloud.read_back(&table, &destinations).await),
+        Call::Create(entries) => Answer::Batch(cloud.create_batch(&entries).await),
+        Call::Delete(entries) => Answer::Batch(cloud.delete_batch(&entries).await),
+        Call::DescribeInstances(ids) => Answer::Instances(cloud.describe_instances(&ids).await),
+        Call::ReadSourceDestChecks(enis) => Answer::ChecksOn(cloud.source_dest_check_on(&enis).await),
+        Call::SourceDestCheckOff(eni) => Answer::CheckOff(cloud.source_dest_check_off(&eni).await),
+    }
+}
+
+fn log_call(call: &Call) {
+    match call {
+        Call::ListTables => tracing::debug!("listing route tables"),
+        Call::ListEntries(table) => tracing::debug!(%table, "listing route entries"),
+        Call::ReadBack(table, destinations) => {
+            tracing::debug!(%table, entries = destinations.len(), "reading route entries back");
+        }
+        Call::Create(entries) => {
+            for entry in entries {
+                tracing::info!(table = %entry.table, destination = %entry.destination, instance = %entry.instance, "creating route entry");
+            }
+        }
+        Call::Delete(entries) => {
+            for entry in entries {
+                tracing::info!(table = %entry.table, destination = %entry.destination, next_hop = %entry.next_hop, id = %entry.id, "deleting route entry");
+            }
+        }
+        Call::DescribeInstances(ids) => tracing::debug!(instances = ids.len(), "looking at instances"),
+        Call::ReadSourceDestChecks(enis) => {
+            tracing::debug!(interfaces = enis.len(), "reading source/destination checks")
+        }
+        Call::SourceDestCheckOff(eni) => tracing::info!(%eni, "switching the source/destination check off"),
+    }
+}
+
+fn log_answer(answer: &Answer) {
+    let failure = match answer {
+        Answer::Tables(result) => result.as_ref().err(),
+        Answer::Entries(result) => result.as_ref().err(),
+        Answer::Batch(Ok(batch)) => {
+            for refusal in &batch.refused {
+                let destination = refusal.destination.map(|net| net.to_string()).unwrap_or_default();
+                tracing::warn!(%destination, next_hop = refusal.next_hop, failure = %refusal.failure, "refused");
+            }
+            None
+        }
+        Answer::Batch(Err(failure)) | Answer::Instances(Err(failure)) | Answer::ChecksOn(Err(failure)) => {
+            Some(failure)
+        }
+        Answer::Instances(Ok(_)) | Answer::ChecksOn(Ok(_)) => None,
+        Answer::CheckOff(result) => result.as_ref().err(),
+    };
+    if let Some(failure) = failure {
+        tracing::warn!(%failure, class = ?failure.class, "a call to the cloud failed");
+    }
+}

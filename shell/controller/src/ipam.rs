@@ -1,0 +1,177 @@
+//! Node IPAM at work: which nodes lack a pod CIDR, and what to write to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use loden_addr::{Adoption, DivisionError, NodeIpam};
+use loden_kube::{NodeView, PodCidrOutcome};
+use loden_reconcile::{Backoff, Moment, Queue};
+
+/// What nodes' subnets are cut from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpamSettings {
+    /// The cluster's pod CIDR.
+    pub pod_cidr: IpNet,
+    /// The mask of a node's subnet.
+    pub node_mask: u8,
+    /// Ranges that no node may have: the service CIDR.
+    pub reserved: Vec<IpNet>,
+}
+
+/// A pod CIDR to write.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) node: Arc<NodeView>,
+    pub(crate) pod_cidr: IpNet,
+}
+
+/// Something to tell people about a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(crate) node: Arc<NodeView>,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// The state of IPAM: one per leadership.
+#[derive(Debug)]
+pub(crate) struct Ipam {
+    pool: NodeIpam,
+    nodes: BTreeMap<String, Arc<NodeView>>,
+    queue: Queue<String>,
+    in_flight: BTreeSet<String>,
+    told: BTreeMap<String, String>,
+    reports: Vec<Report>,
+    /// Nodes with a subnet are taken note of before the first node without one is served.
+    complete: bool,
+}
+
+impl Ipam {
+    pub(crate) fn new(settings: &IpamSettings) -> Result<Self, DivisionError> {
+        Ok(Self {
+            pool: NodeIpam::new(settings.pod_cidr, settings.node_mask, settings.reserved.clone())?,
+            nodes: BTreeMap::new(),
+            queue: Queue::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(60))),
+            in_flight: BTreeSet::new(),
+            told: BTreeMap::new(),
+            reports: Vec::new(),
+            complete: false,
+        })
+    }
+
+    pub(crate) fn seen(&mut self, now: Moment, node: Arc<NodeView>) {
+        let name = node.name.clone();
+        let replaced = self.nodes.get(&name).is_some_and(|known| known.uid != node.uid);
+        if replaced {
+            self.pool.release(&name);
+        }
+        let held = self.pool_family(&node);
+        match held {
+            Some(subnet) => match self.pool.adopt(&name, subnet) {
+                Adoption::Adopted => {
+                    self.told.remove(&name);
+                }
+                Adoption::Irregular(irregularity) => {
+                    self.tell(&node, "PodCIDRIrregular", irregularity.to_string())
+                }
+            },
+            None if node.pod_cidrs.is_empty() => self.queue.add(name.clone(), now),
+            None => {}
+        }
+        self.nodes.insert(name, node);
+    }
+
+    /// The pod CIDR of the family that this pool gives out.
+    fn pool_family(&self, node: &NodeView) -> Option<IpNet> {
+        let nets = node.pod_cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok());
+        nets.map(|net| net.trunc()).find(|net| matches!(net, IpNet::V4(_)))
+    }
+
+    pub(crate) fn gone(&mut self, now: Moment, name: &str) {
+        self.nodes.remove(name);
+        self.queue.remove(&name.to_owned());
+        self.told.remove(name);
+        if self.pool.release(name).is_some() {
+            // Room for those who go without.
+            let without: Vec<String> = self
+                .nodes
+                .values()
+                .filter(|node| node.pod_cidrs.is_empty())
+                .map(|node| node.name.clone())
+                .collect();
+            without.into_iter().for_each(|node| self.queue.add(node, now));
+        }
+    }
+
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The next pod CIDR to write.
+    pub(crate) fn next(&mut self, now: Moment) -> Option<Grant> {
+        if !self.complete {
+            return None;
+        }
+        while let Some(name) = self.queue.pop(now) {
+            let Some(node) = self.nodes.get(&name).cloned() else { continue };
+            if !node.pod_cidrs.is_empty() || node.deleting || self.in_flight.contains(&name) {
+                continue;
+            }
+            match self.pool.assign(&name) {
+                Ok(pod_cidr) => {
+                    self.in_flight.insert(name);
+                    return Some(Grant { node, pod_cidr });
+                }
+                Err(exhausted) => self.tell(&node, "CIDRNotAvailable", exhausted.to_string()),
+            }
+        }
+        None
+    }
+
+    /// A write ended.
+    pub(crate) fn written(
+        &mut self,
+        now: Moment,
+        node: &Arc<NodeView>,
+        result: &loden_kube::Result<PodCidrOutcome>,
+    ) {
+        let name = &node.name;
+        self.in_flight.remove(name);
+        match result {
+            Ok(PodCidrOutcome::Written | PodCidrOutcome::AlreadySet) => {
+                self.queue.succeeded(name);
+                self.told.remove(name);
+            }
+            // Another allocator was faster. What the node has comes with the watch and is adopted then.
+            Ok(PodCidrOutcome::SetToOthers(_)) => {
+                self.pool.release(name);
+                self.queue.succeeded(name);
+            }
+            Err(error) => {
+                tracing::warn!(node = %name, %error, "cannot write the pod CIDR; trying again");
+                if self.nodes.contains_key(name) {
+                    self.queue.failed(name.clone(), now, name.len() as u64);
+                } else {
+                    self.pool.release(name);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, node: &Arc<NodeView>, reason: &'static str, message: String) {
+        if self.told.get(&node.name) != Some(&message) {
+            self.told.insert(node.name.clone(), message.clone());
+            self.reports.push(Report { node: Arc::clone(node), reason, message });
+        }
+    }
+
+    pub(crate) fn reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    pub(crate) fn next_due(&self) -> Option<Moment> {
+        self.queue.next_due().filter(|_| self.complete)
+    }
+}
