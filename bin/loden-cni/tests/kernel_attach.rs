@@ -258,6 +258,24 @@ fn masquerade_rules_come_and_go_with_the_container() {
 }
 
 #[test]
+fn masquerade_rules_of_the_go_plugins_iptables_backend_go_with_the_container() {
+    let node = Node::new();
+    let pods = [Namespace::new("pod"), Namespace::new("pod")];
+    let config = node.bridge_config(json!({"ipMasq": true, "ipam": {
+        "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]],
+    }}));
+    let chains = || node.home.sh("nft", &["list", "ruleset"]).matches("chain CNI-").count();
+    for (container, pod) in ["c1", "c2"].into_iter().zip(&pods) {
+        node.call(GO, "bridge", "ADD", &Attachment::new(container, pod), &config).result();
+    }
+    assert_eq!(chains(), 4, "one chain per container and family");
+    node.call(&node.ours(), "bridge", "DEL", &Attachment::new("c1", &pods[0]), &config).silent();
+    assert_eq!(chains(), 2, "the other container's stay");
+    node.call(&node.ours(), "bridge", "DEL", &Attachment::new("c2", &pods[1]), &config).silent();
+    node.assert_clean();
+}
+
+#[test]
 fn bridge_keys_without_a_counterpart_in_debians_plugins() {
     let node = Node::new();
     let pod = Namespace::new("pod");

@@ -12,6 +12,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{Attachment, GO, Namespace, Node, Tmpfs, with_result};
@@ -342,4 +343,31 @@ fn an_unreadable_kept_configuration_is_left_alone() {
         assert!(answer.stderr.contains("state/flannel/c1"), "{answer:?}");
         assert_eq!(fs::read_to_string(node.path("state/flannel/c1")).unwrap(), text);
     }
+}
+
+#[test]
+fn killed_anywhere_a_detach_cleans_up() {
+    let node = Node::new();
+    let pod = Namespace::new("pod");
+    let config = node.flannel_config(&SUBNET_ENV.replace("IPMASQ=true", "IPMASQ=false"));
+    let attachment = Attachment::new("c1", &pod);
+    let (mut killed, mut finished) = (0, 0);
+    // An ADD of a debug build takes some milliseconds; the steps cover it from its first instruction to its last.
+    for step in 0..80 {
+        if node.kill_after(Duration::from_micros(step * 150), "flannel", "ADD", &attachment, &config) {
+            killed += 1;
+        } else {
+            finished += 1;
+        }
+        node.call(&node.ours(), "flannel", "DEL", &attachment, &config).silent();
+        node.assert_clean();
+        assert_eq!(pod.link_names().len(), 1, "links left in the container after {step} steps");
+    }
+    assert!(
+        killed > 5 && finished > 0,
+        "{killed} killed, {finished} finished: the steps do not cover an ADD"
+    );
+    node.call(&node.ours(), "flannel", "ADD", &attachment, &config).result();
+    node.call(&node.ours(), "flannel", "DEL", &attachment, &config).silent();
+    node.assert_clean();
 }

@@ -58,7 +58,7 @@ fn take_back(
 pub(crate) fn del(call: &Call) -> Result<(), Error> {
     let config = FlannelConfig::parse(&call.config)?;
     let kept = Kept::new(&config.data_dir, &call.environment.container_id);
-    let Some(text) = kept.read()? else { return Ok(()) };
+    let Some(text) = kept.read()? else { return kept.remove() };
     let parsed = delegate_of_kept(&text).map(|kind| Ok((kind, call.with_text(Command::Del, text)?)));
     let (kind, inner) = match parsed.transpose() {
         Ok(Some(parsed)) => parsed,
@@ -160,7 +160,9 @@ impl Kept {
     fn read(&self) -> Result<Option<Vec<u8>>, Error> {
         match fs::read(&self.path) {
             Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
             Err(error) => Err(self.error("read", &error)),
         }
     }
@@ -187,11 +189,19 @@ impl Kept {
         })
     }
 
+    /// Removes the file, and what a killed ADD may have left of it.
     fn remove(&self) -> Result<(), Error> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error("remove", &error)),
-            _ => Ok(()),
+        for path in [&self.temporary, &self.path] {
+            match fs::remove_file(path) {
+                Err(error)
+                    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    return Err(self.error("remove", &error));
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 

@@ -5,8 +5,10 @@
 
 use ipnet::IpNet;
 use loden_cni_protocol::error::Error;
-use loden_cni_protocol::masquerade::{CHECKS, POSTROUTING, comment, instance_hash, rule, table};
-use loden_firewall::{Chain, Change, Listed, Rule, Table, TableName};
+use loden_cni_protocol::masquerade::{
+    CHECKS, POSTROUTING, comment, instance_hash, iptables_chain, rule, table,
+};
+use loden_firewall::{Action, Chain, Change, Family, Listed, Match, Rule, Table, TableName};
 use loden_netlink::nft::{NftSocket, handles_where};
 
 /// How often an edit is begun again because a rule it names was deleted meanwhile.
@@ -20,8 +22,9 @@ fn failed(verb: &str, error: loden_netlink::Error) -> Error {
 pub(crate) fn add(network: &str, ifname: &str, container_id: &str, addresses: &[IpNet]) -> Result<(), Error> {
     let hash = instance_hash(network, ifname, container_id);
     let comment = comment(network, ifname, container_id);
-    edit("add", |listed| {
-        let layout = table();
+    let mut socket = NftSocket::open().map_err(|error| failed("add", error))?;
+    let layout = table();
+    edit(&mut socket, "add", &layout.key(), |listed| {
         let mut changes = missing_layout(&layout, listed);
         changes.extend(removals(&layout.key(), listed, &hash));
         changes.extend(addresses.iter().map(|address| add_rule(&layout, CHECKS, rule(*address, &comment))));
@@ -29,18 +32,33 @@ pub(crate) fn add(network: &str, ifname: &str, container_id: &str, addresses: &[
     })
 }
 
-/// Takes the attachment's rules away. Nothing to take away is fine.
+/// Takes the attachment's rules away. Nothing to take away is fine. What the iptables backend of a Go plugin made goes as well, where
+/// iptables keeps its rules in nf_tables.
 pub(crate) fn remove(network: &str, ifname: &str, container_id: &str) -> Result<(), Error> {
+    let mut socket = NftSocket::open().map_err(|error| failed("remove", error))?;
     let hash = instance_hash(network, ifname, container_id);
-    edit("remove", |listed| removals(&table().key(), listed, &hash))
+    let name = table().key();
+    edit(&mut socket, "remove", &name, |listed| removals(&name, listed, &hash))?;
+    let chain = iptables_chain(network, container_id);
+    for family in [Family::Ip, Family::Ip6] {
+        let name = TableName { family, name: "nat".to_owned() };
+        // That table may hold all of a node's services; it is read only if there is something to remove.
+        if socket.has_chain(&name, &chain).map_err(|error| failed("remove", error))? {
+            edit(&mut socket, "remove", &name, |listed| iptables_removals(&name, listed, &chain))?;
+        }
+    }
+    Ok(())
 }
 
-fn edit(verb: &str, plan: impl Fn(Option<&Listed>) -> Vec<Change>) -> Result<(), Error> {
-    let mut socket = NftSocket::open().map_err(|error| failed(verb, error))?;
-    let name = table().key();
+fn edit(
+    socket: &mut NftSocket,
+    verb: &str,
+    name: &TableName,
+    plan: impl Fn(Option<&Listed>) -> Vec<Change>,
+) -> Result<(), Error> {
     let mut attempt = 1;
     loop {
-        let listed = socket.table(&name).map_err(|error| failed(verb, error))?;
+        let listed = socket.table(name).map_err(|error| failed(verb, error))?;
         let changes = plan(listed.as_ref());
         if changes.is_empty() {
             return Ok(());
@@ -92,6 +110,26 @@ fn removals(name: &TableName, listed: Option<&Listed>, hash: &str) -> Vec<Change
         .flat_map(|listed| handles_where(listed, CHECKS, ours))
         .map(|handle| Change::DeleteRule { table: name.clone(), chain: CHECKS.to_owned(), handle })
         .collect()
+}
+
+/// The chain of a Go plugin's iptables backend with the jumps to it.
+fn iptables_removals(name: &TableName, listed: Option<&Listed>, chain: &str) -> Vec<Change> {
+    let Some(listed) = listed.filter(|listed| listed.table.chains.contains_key(chain)) else {
+        return Vec::new();
+    };
+    let jump = format!("jump {chain}");
+    // iptables puts expressions into its rules that nf_tables values have no words for.
+    let leads_there = |rule: &Rule| {
+        rule.action == Action::Jump(chain.to_owned())
+            || rule.matches.iter().any(|part| matches!(part, Match::Opaque(text) if text.ends_with(&jump)))
+    };
+    let from = "POSTROUTING";
+    let mut changes: Vec<Change> = handles_where(listed, from, leads_there)
+        .map(|handle| Change::DeleteRule { table: name.clone(), chain: from.to_owned(), handle })
+        .collect();
+    changes.push(Change::FlushChain { table: name.clone(), chain: chain.to_owned() });
+    changes.push(Change::DeleteChain { table: name.clone(), chain: chain.to_owned() });
+    changes
 }
 
 #[cfg(test)]

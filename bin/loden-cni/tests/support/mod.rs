@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use loden_netlink::NetNs;
 use serde_json::{Value, json};
@@ -169,33 +170,65 @@ impl Node {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Answer {
-        let program = path.split(':').map(|dir| Path::new(dir).join(plugin)).find(|path| path.is_file());
-        let program = program.unwrap_or_else(|| panic!("no {plugin} in {path}"));
-        let run = || -> Output {
-            let mut command_line = Command::new(&program);
-            command_line
-                .env_clear()
-                .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-                .env("CNI_COMMAND", command)
-                .env("CNI_CONTAINERID", attachment.container)
-                .env("CNI_NETNS", &attachment.netns)
-                .env("CNI_IFNAME", attachment.ifname)
-                .env("CNI_PATH", path)
-                .envs(environment.iter().copied())
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            let mut child = command_line.spawn().unwrap();
-            // A plugin that refuses its environment does not read its configuration.
-            let _ = child.stdin.take().unwrap().write_all(config.as_bytes());
-            child.wait_with_output().unwrap()
-        };
-        let output = self.home.ns.run(run).unwrap();
+        let output = self
+            .home
+            .ns
+            .run(|| self.spawn(path, plugin, command, attachment, config, environment).wait_with_output());
+        let output = output.unwrap().unwrap();
         Answer {
             success: output.status.success(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Starts one of our plugins and kills it after a while; says whether it was still running.
+    pub(crate) fn kill_after(
+        &self,
+        after: Duration,
+        plugin: &str,
+        command: &str,
+        attachment: &Attachment<'_>,
+        config: &Value,
+    ) -> bool {
+        let run = || {
+            let mut child = self.spawn(&self.ours(), plugin, command, attachment, &config.to_string(), &[]);
+            std::thread::sleep(after);
+            child.kill().unwrap();
+            child.wait().unwrap()
+        };
+        self.home.ns.run(run).unwrap().code().is_none()
+    }
+
+    /// Starts a plugin in the calling thread's namespace.
+    fn spawn(
+        &self,
+        path: &str,
+        plugin: &str,
+        command: &str,
+        attachment: &Attachment<'_>,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Child {
+        let program = path.split(':').map(|dir| Path::new(dir).join(plugin)).find(|path| path.is_file());
+        let program = program.unwrap_or_else(|| panic!("no {plugin} in {path}"));
+        let mut command_line = Command::new(&program);
+        command_line
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", attachment.container)
+            .env("CNI_NETNS", &attachment.netns)
+            .env("CNI_IFNAME", attachment.ifname)
+            .env("CNI_PATH", path)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command_line.spawn().unwrap();
+        // A plugin that refuses its environment does not read its configuration.
+        let _ = child.stdin.take().unwrap().write_all(config.as_bytes());
+        child
     }
 
     /// Every file below the node's `state` directory, without what is meant to stay.

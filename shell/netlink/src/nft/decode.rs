@@ -154,6 +154,15 @@ enum Held {
     Masked { of: Box<Held>, mask: Vec<u8>, xor: Vec<u8> },
 }
 
+/// `jump <chain>` for an expression that is one: what an unreadable rule leads to is still worth knowing.
+fn jump_in(name: &str, data: &[u8]) -> Option<String> {
+    let verdict = (name == "immediate").then(|| find(data, NFTA_IMMEDIATE_DATA)).flatten()?;
+    let verdict = find(verdict.value, NFTA_DATA_VERDICT)?;
+    let code = find(verdict.value, NFTA_VERDICT_CODE)?.be32()?.cast_signed();
+    let chain = find(verdict.value, NFTA_VERDICT_CHAIN)?.text();
+    (code == NFT_JUMP).then(|| format!("jump {chain}"))
+}
+
 struct Reader {
     family: Family,
     registers: BTreeMap<u32, Held>,
@@ -188,7 +197,7 @@ impl Reader {
             let data = find(element.value, NFTA_EXPR_DATA).map_or(&[][..], |a| a.value);
             // Nothing may follow what ends a rule.
             known = known && self.action.is_none() && self.expression(&name, data).is_some();
-            names.push(name);
+            names.push(jump_in(&name, data).unwrap_or(name));
         }
         let dangling = matches!(self.network, Some((_, false))) || self.ether == Some(false);
         if known && !dangling {

@@ -55,6 +55,21 @@ impl NftSocket {
         Ok(parsed(&replies, NEWTABLE, decode::table).into_iter().map(|row| row.key).collect())
     }
 
+    /// Whether the table has this chain; cheaper than reading the table.
+    ///
+    /// # Errors
+    /// When the kernel cannot say.
+    pub fn has_chain(&mut self, table: &TableName, chain: &str) -> Result<bool> {
+        let mut request = Message::new(GETCHAIN, 0, &encode::header(encode::family(table.family), 0));
+        request.text(NFTA_CHAIN_TABLE, &table.name);
+        request.text(NFTA_CHAIN_NAME, chain);
+        match self.socket.one(&format!("look up chain {table} {chain}"), &request) {
+            Ok(_) => Ok(true),
+            Err(e) if e.errno() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// One table with the handles of its rules, if it exists.
     ///
     /// # Errors
