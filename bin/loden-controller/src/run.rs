@@ -1,0 +1,260 @@
+//! From flags to a running controller.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use ipnet::IpNet;
+use loden_cloud::{Connection, Environment};
+use loden_controller_driver::{Driver, IpamSettings, Parts, Place, dry_run, watch_options};
+use loden_kube::{Access, Campaign, Cluster};
+use loden_routes::controller::Settings;
+use loden_routes::mark::ClusterId;
+use loden_routes::model::VpcId;
+use loden_routes::port::{FailureClass, ReadRouteTables};
+use loden_routes::tables::Served;
+use loden_telemetry::{HealthServer, Readiness};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::flags::{Address, Flags, Network};
+
+/// How long a dry run waits for the list of nodes.
+const NODES_PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(flags: Flags) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        prepared = prepare(&flags) => {
+            let prepared = prepared?;
+            if flags.dry_run {
+                return preview(prepared).await;
+            }
+            let stop = async move {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                tracing::info!("asked to stop");
+            };
+            lead(&flags, prepared, stop).await
+        }
+    }
+}
+
+struct Prepared {
+    cluster: Cluster,
+    cloud: Connection,
+    routes: Option<Settings>,
+    ipam: Option<IpamSettings>,
+}
+
+/// Reads and tries everything that can be wrong before anything is done.
+async fn prepare(flags: &Flags) -> Result<Prepared> {
+    let pod_cidrs = canonical("--cluster-cidr", &flags.cluster_cidr)?;
+    let services = canonical("--service-cluster-ip-range", &flags.service_cluster_ip_range)?;
+    let ipam = ipam_settings(flags, &pod_cidrs, &services)?;
+
+    let access = Access { kubeconfig: flags.kubeconfig.clone(), server: flags.master.clone() };
+    let cluster = loden_kube::connect(&access).await?;
+    match cluster.version().await {
+        Ok(version) => tracing::info!(server = cluster.server(), %version, "Kubernetes"),
+        Err(error) if error.is_transient() && !flags.dry_run => tracing::warn!(%error, "going on without"),
+        Err(error) => return Err(error.into()),
+    }
+
+    let cloud = loden_cloud::connect(&loden_cloud::Options {
+        cloud_config: flags.cloud_config.clone(),
+        region: flags.region.clone(),
+        vpc_id: flags.vpc_id.clone(),
+        network: match flags.network {
+            Network::Vpc => loden_cloud::Network::Vpc,
+            Network::Public => loden_cloud::Network::Public,
+        },
+        environment: Environment::of_process(),
+    })
+    .await?;
+    let routes =
+        if flags.configure_cloud_routes { Some(route_settings(flags, &cloud, pod_cidrs)?) } else { None };
+    if let Some(settings) = &routes {
+        try_tables(&cloud, settings).await?;
+    }
+    Ok(Prepared { cluster, cloud, routes, ipam })
+}
+
+fn canonical(flag: &str, nets: &[IpNet]) -> Result<Vec<IpNet>> {
+    for net in nets {
+        if *net != net.trunc() {
+            bail!("{flag}={net} has host bits: write {} if that network is meant", net.trunc());
+        }
+        if matches!(net, IpNet::V6(_)) {
+            bail!("{flag}={net} is IPv6: route entries and node subnets are IPv4 only; leave it out");
+        }
+    }
+    Ok(nets.to_vec())
+}
+
+fn ipam_settings(flags: &Flags, pod_cidrs: &[IpNet], services: &[IpNet]) -> Result<Option<IpamSettings>> {
+    for (pods, services) in
+        pod_cidrs.iter().flat_map(|pods| services.iter().map(move |services| (pods, services)))
+    {
+        if loden_addr::overlap(*pods, *services) {
+            bail!(
+                "--cluster-cidr={pods} and --service-cluster-ip-range={services} overlap, and a pod and a service could have the same address; see `loden plan`"
+            );
+        }
+    }
+    if !flags.allocate_node_cidrs {
+        return Ok(None);
+    }
+    let [pod_cidr] = pod_cidrs else {
+        bail!(
+            "--cluster-cidr names {} networks, and node subnets are cut from one; name one, or --allocate-node-cidrs=false",
+            pod_cidrs.len()
+        );
+    };
+    loden_addr::Subnets::new(*pod_cidr, flags.node_cidr_mask_size)
+        .context("--node-cidr-mask-size does not divide --cluster-cidr into node subnets")?;
+    Ok(Some(IpamSettings {
+        pod_cidr: *pod_cidr,
+        node_mask: flags.node_cidr_mask_size,
+        reserved: services.to_vec(),
+    }))
+}
+
+fn route_settings(flags: &Flags, cloud: &Connection, pod_cidrs: Vec<IpNet>) -> Result<Settings> {
+    let vpc = VpcId(cloud.vpc_id.clone());
+    let given = flags.cluster_id.as_ref().or(flags.cluster_name.as_ref()).or(cloud.cluster_id.as_ref());
+    let cluster = match given {
+        Some(id) => ClusterId::parse(id)?,
+        None => ClusterId::derived(&vpc, &pod_cidrs),
+    };
+    let tables =
+        if flags.route_table_ids.is_empty() { &cloud.route_table_ids } else { &flags.route_table_ids };
+    Ok(Settings {
+        tables: tables
+            .iter()
+            .map(|id| id.trim().into())
+            .filter(|id: &loden_routes::model::VpcRouteTableId| !id.as_str().is_empty())
+            .collect(),
+        quota: flags.route_quota,
+        audit: flags.route_reconciliation_period,
+        stale_grace: flags.stale_route_grace_period,
+        collect_percent: usize::from(flags.max_stale_routes_percent),
+        source_dest_check_off: !flags.skip_disable_source_dest_check,
+        ..Settings::new(vpc, cluster, pod_cidrs)
+    })
+}
+
+/// Looks at the VPC's tables once, so that wrong credentials and a wrong VPC are found before anything depends on them.
+async fn try_tables(cloud: &Connection, settings: &Settings) -> Result<()> {
+    match cloud.client.list_tables(&settings.vpc).await {
+        Ok(tables) => {
+            let served = Served::choose(&tables, &settings.tables, &settings.vpc)?;
+            let tables: Vec<&str> = served.tables.iter().map(|table| table.as_str()).collect();
+            tracing::info!(region = cloud.region, vpc = %settings.vpc, tables = tables.join(","), cluster = %settings.cluster, "VPC");
+            Ok(())
+        }
+        Err(failure)
+            if matches!(
+                failure.class,
+                FailureClass::Throttled | FailureClass::Busy | FailureClass::Server
+            ) =>
+        {
+            tracing::warn!(%failure, "the VPC API does not answer yet; going on");
+            Ok(())
+        }
+        Err(failure) => Err(anyhow!("cannot list the route tables of {}: {failure}", settings.vpc)),
+    }
+}
+
+async fn preview(prepared: Prepared) -> Result<()> {
+    let mut watch = prepared.cluster.watch_nodes(watch_options());
+    let nodes = match tokio::time::timeout(NODES_PATIENCE, watch.ready()).await {
+        Ok(nodes) => nodes,
+        Err(_elapsed) => match watch.trouble() {
+            Some(trouble) => bail!("cannot list nodes: {trouble}"),
+            None => bail!("cannot list nodes within {} s", NODES_PATIENCE.as_secs()),
+        },
+    };
+    let preview =
+        dry_run(&nodes, &prepared.cloud.client, prepared.routes.as_ref(), prepared.ipam.as_ref()).await?;
+    write!(std::io::stdout().lock(), "{preview}").context("cannot write the plan to standard output")
+}
+
+/// Waits for leadership, then works until it is asked to stop or leadership is lost.
+async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>) -> Result<()> {
+    let mut stop = std::pin::pin!(stop);
+    let readiness = Readiness::new();
+    // A candidate is ready too: it could not do more by waiting longer.
+    readiness.set(true);
+    let health = serve_health(flags.health_probe_bind_addr, &readiness).await?;
+
+    let identity = format!("{}_{}", hostname(), std::process::id());
+    let place = Place {
+        namespace: flags.leader_elect_resource_namespace.clone(),
+        name: flags.leader_elect_resource_name.clone(),
+    };
+    let mut leadership = None;
+    if flags.leader_elect {
+        let campaign = Campaign {
+            lease_duration: flags.leader_elect_lease_duration,
+            renew_deadline: flags.leader_elect_renew_deadline,
+            retry_period: flags.leader_elect_retry_period,
+            ..Campaign::new(&place.namespace, &place.name, &identity)
+        };
+        leadership = tokio::select! {
+            () = &mut stop => return Ok(()),
+            leading = prepared.cluster.lead(campaign) => Some(leading?),
+        };
+        tracing::info!(%identity, "leading");
+    }
+
+    readiness.set(prepared.routes.is_none());
+    let events = prepared.cluster.events("loden-controller", &identity);
+    let driver = Driver::new(Parts {
+        cluster: prepared.cluster,
+        cloud: prepared.cloud.client,
+        routes: prepared.routes,
+        ipam: prepared.ipam,
+        events,
+        place,
+        readiness,
+    })?;
+    let outcome = match leadership {
+        None => {
+            driver.run(stop).await;
+            Ok(())
+        }
+        Some(mut leadership) => {
+            let lost = tokio::select! {
+                () = driver.run(stop) => None,
+                lost = leadership.lost() => Some(lost),
+            };
+            match lost {
+                None => {
+                    leadership.release().await;
+                    Ok(())
+                }
+                // Another may be at work already: nothing may be finished now.
+                Some(lost) => Err(lost.into()),
+            }
+        }
+    };
+    health.abort();
+    outcome
+}
+
+async fn serve_health(address: Address, readiness: &Readiness) -> Result<tokio::task::JoinHandle<()>> {
+    let Some(address) = address.0 else { return Ok(tokio::spawn(async {})) };
+    let server = HealthServer::bind(address, "loden-controller", readiness.clone()).await?;
+    tracing::info!(address = %server.local_addr()?, "serving /healthz and /readyz");
+    Ok(tokio::spawn(server.run(std::future::pending())))
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
