@@ -77,8 +77,11 @@ fn attempt(kernel: &mut Kernel, scope: &Scope) -> Result<Option<Objects>, Error>
 
     for family in [IpFamily::V4, IpFamily::V6] {
         for found in kernel.route.routes(family, RouteFilter::default())? {
-            let Some(route) = route(&found, &names) else { return Ok(None) };
-            put(Object::Route(route));
+            // One for a single type of service lives beside ours without touching it.
+            if found.tos == 0 {
+                let Some(route) = route(&found, &names) else { return Ok(None) };
+                put(Object::Route(route));
+            }
         }
     }
 

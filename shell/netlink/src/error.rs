@@ -109,6 +109,9 @@ impl fmt::Display for Refusal {
         if let Some(message) = &self.message {
             write!(f, ", the kernel says: {message}")?;
         }
+        if self.errno == libc::EPERM {
+            f.write_str(", it takes CAP_NET_ADMIN in this network namespace")?;
+        }
         Ok(())
     }
 }

@@ -314,8 +314,12 @@ impl NetlinkSocket {
         sockopt::set_socket_send_buffer_size_force(self.as_fd(), bytes).map_err(|e| Error::io(operation, e))
     }
 
+    /// Room for `bytes` of answers and notices, or as much as an unprivileged process may have: a smaller buffer
+    /// overruns sooner, which is noticed.
     pub(crate) fn widen_receive(&self, operation: &str, bytes: usize) -> Result<()> {
-        sockopt::set_socket_recv_buffer_size_force(self.as_fd(), bytes).map_err(|e| Error::io(operation, e))
+        sockopt::set_socket_recv_buffer_size_force(self.as_fd(), bytes)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(self.as_fd(), bytes))
+            .map_err(|e| Error::io(operation, e))
     }
 }
 

@@ -198,3 +198,18 @@ fn named_namespaces_are_those_of_iproute2() {
     assert!(NetNs::open_named(&name).unwrap_err().is_not_found());
     assert!(NetNs::open("/etc/hostname").is_err());
 }
+
+#[test]
+fn a_link_can_be_made_in_another_namespace() {
+    let (here, there) = (namespace(), namespace());
+    let mut rt = RouteSocket::open_in(&here).unwrap();
+    let peer = VethPeer { name: "near".to_owned(), ..VethPeer::default() };
+    let mut pair = NewLink::new("far", NewLinkKind::Veth(peer));
+    pair.netns = Some(there.clone());
+    pair.alias = Some("made from afar".to_owned());
+    let far = rt.create_link(&pair).unwrap();
+    assert_eq!(far.alias.as_deref(), Some("made from afar"));
+    assert_eq!(RouteSocket::open_in(&there).unwrap().link_by_name("far").unwrap().unwrap().index, far.index);
+    assert!(rt.link_by_name("near").unwrap().is_some(), "the peer stays with the socket that asked");
+    assert!(rt.link_by_name("far").unwrap().is_none());
+}

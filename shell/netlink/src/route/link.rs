@@ -603,23 +603,16 @@ impl RouteSocket {
     }
 
     /// Makes a link and returns it as the kernel shows it, in one round trip. For a pair this is the near end.
-    /// A link made in another namespace is looked up there.
+    /// One made in another namespace (`netns`) is looked up there; `master` means a link of that namespace.
     ///
     /// # Errors
     /// When the kernel refuses; nothing is left behind then.
     pub fn create_link(&mut self, link: &NewLink) -> Result<Link> {
-        if let Some(netns) = &link.netns {
-            let mut there = Self::open_in(netns)?;
-            let mut local = link.clone();
-            local.netns = None;
-            if let NewLinkKind::Veth(peer) = &mut local.kind
-                && peer.netns.is_none()
-            {
-                peer.netns = Some(NetNs::current()?);
-            }
-            return there.create_link(&local);
-        }
         let change = Change::CreateLink(link.clone());
+        if let Some(netns) = &link.netns {
+            self.apply(&change)?;
+            return Self::open_in(netns)?.dress_link(link, &change);
+        }
         let mut requests = vec![create(link)];
         if let Some(alias) = &link.alias {
             requests.push(set_alias(&link.name, alias));
@@ -648,6 +641,21 @@ impl RouteSocket {
             }
             (None, error) => Err(error.unwrap_or(Error::NoAnswer { operation: change.to_string() })),
         }
+    }
+
+    /// What creation leaves to do for a link that was made here from another namespace.
+    fn dress_link(&mut self, link: &NewLink, change: &Change) -> Result<Link> {
+        let found = self.link_by_name(&link.name)?;
+        let mut made = found.ok_or_else(|| Error::NoAnswer { operation: change.to_string() })?;
+        if let Some(alias) = &link.alias {
+            let settings = LinkSettings { alias: Some(alias.clone()), ..LinkSettings::default() };
+            if let Err(error) = self.set_link(made.index, settings) {
+                self.delete_link(made.index)?;
+                return Err(error);
+            }
+            made.alias = link.alias.clone();
+        }
+        Ok(made)
     }
 
     /// Changes a link.

@@ -118,6 +118,8 @@ pub struct Route {
     pub protocol: u8,
     /// What happens to the packet.
     pub kind: RouteKind,
+    /// IPv4: only packets with this type of service; 0 is any. Two routes that differ in it live side by side.
+    pub tos: u8,
     /// How far away the destination is.
     pub scope: u8,
     /// Address of the next hop.
@@ -159,6 +161,7 @@ impl Route {
             table: table::MAIN,
             protocol: protocol::STATIC,
             kind: RouteKind::Unicast,
+            tos: 0,
             scope: scope::UNIVERSE,
             next_hop: None,
             link: None,
@@ -247,6 +250,7 @@ pub(super) enum Verb {
 struct Header {
     family: u8,
     prefix: u8,
+    tos: u8,
     table: u32,
     protocol: u8,
     scope: u8,
@@ -259,7 +263,7 @@ impl Header {
         // Table numbers beyond a byte travel in an attribute only.
         let table = u8::try_from(self.table).unwrap_or(0);
         let [a, b, c, d] = self.flags.to_ne_bytes();
-        [self.family, self.prefix, 0, 0, table, self.protocol, self.scope, self.kind, a, b, c, d]
+        [self.family, self.prefix, 0, self.tos, table, self.protocol, self.scope, self.kind, a, b, c, d]
     }
 }
 
@@ -273,6 +277,7 @@ pub(super) fn write(route: &Route, verb: Verb) -> Message {
     let header = Header {
         family: family_of(&route.destination),
         prefix: route.destination.prefix_len(),
+        tos: route.tos,
         table: route.table,
         protocol: route.protocol,
         scope: route.scope,
@@ -354,11 +359,12 @@ fn read(payload: &[u8]) -> Option<Route> {
     let family = byte(0)?;
     let prefix = byte(1)?;
     let flags = payload.get(8..12)?.try_into().ok().map(u32::from_ne_bytes)?;
-    if flags & RTM_F_CLONED != 0 && byte(7)? != 1 {
+    if flags & RTM_F_CLONED != 0 {
         return None;
     }
     let mut destination = None;
     let mut route = Route {
+        tos: byte(3)?,
         table: u32::from(byte(4)?),
         protocol: byte(5)?,
         scope: byte(6)?,
@@ -428,6 +434,7 @@ impl RouteSocket {
         let header = Header {
             family: family.number(),
             prefix: 0,
+            tos: 0,
             table: 0,
             protocol: filter.protocol.unwrap_or(0),
             scope: 0,
@@ -464,6 +471,7 @@ impl RouteSocket {
         let header = Header {
             family: IpFamily::of(destination).number(),
             prefix: if destination.is_ipv4() { 32 } else { 128 },
+            tos: 0,
             table: 0,
             protocol: 0,
             scope: 0,
@@ -508,6 +516,8 @@ impl RouteSocket {
 /// The answer to a lookup is marked as a copy; a copy in a listing is cache and passed over.
 fn read_any(payload: &[u8]) -> Option<Route> {
     let mut payload = payload.to_vec();
-    payload.get_mut(8..12)?.copy_from_slice(&0_u32.to_ne_bytes());
+    let flags = payload.get_mut(8..12)?;
+    let cleared = u32::from_ne_bytes((&*flags).try_into().ok()?) & !RTM_F_CLONED;
+    flags.copy_from_slice(&cleared.to_ne_bytes());
     read(&payload)
 }
