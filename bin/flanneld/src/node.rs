@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use ipnet::IpNet;
-use loden_kernel::{Kernel, Notices, SubnetFile};
+use loden_kernel::{DirectoryNotices, Kernel, Notices, SubnetFile};
 use loden_kube::{Cluster, EventKind, Events, NodeView, NodeWatch, Regarding};
 use loden_lease::{
     AssignmentError, LeaseAttributes, NetConf, PreviousSubnets, PublicIp, SubnetEnv, assigned_subnets,
@@ -26,14 +26,14 @@ use crate::publish::{Publication, missing_annotations, publish};
 use crate::run::own_node;
 use crate::vpc;
 
-/// The safety net for what the kernel sends no notice of (a removed subnet file, some sysctls).
+/// The safety net for what sends no notice.
 const AUDIT: Duration = Duration::from_secs(30);
 /// A burst of kernel notices is one look.
 const BURST: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// How long the first round waits for the metadata service, so that its answer is in the first rules.
-const VPC_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the first round waits for the metadata service and the API server.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// An unchanged complaint is repeated this often.
 const REMIND: Duration = Duration::from_secs(300);
 
@@ -102,9 +102,15 @@ impl Daemon {
     /// Runs for ever; ends only with an error that waiting cannot mend.
     pub(crate) async fn run(&mut self) -> Result<()> {
         let mut notices = Notices::new(self.kernel.watch()?).context("listen for changes in the kernel")?;
-        self.wait_for_vpc().await;
+        self.gather().await;
         let mut retry = FIRST_RETRY;
+        let mut directory = None;
         loop {
+            // Listened to before the round looks, so that no removal falls between. Without the directory there is nothing
+            // to listen to until the round has made it.
+            if directory.is_none() {
+                directory = self.file.path().parent().and_then(|parent| DirectoryNotices::new(parent).ok());
+            }
             let outcome = self.round().await?;
             self.settle_readiness(&outcome);
             let pause = match outcome {
@@ -126,6 +132,10 @@ impl Daemon {
                     woken?;
                     tokio::time::sleep(BURST).await;
                 }
+                () = file_changed(&mut directory) => {
+                    directory = None;
+                    tokio::time::sleep(BURST).await;
+                }
                 () = watch.changed() => {}
                 Ok(()) = vpc.changed() => {}
                 () = audit => {}
@@ -141,7 +151,7 @@ impl Daemon {
                 self.watch.trouble().map_or_else(|| "no answer".to_owned(), |trouble| trouble.to_string());
             return Err(anyhow!("cannot read node {}: {why}", self.name));
         }
-        self.wait_for_vpc().await;
+        self.gather().await;
         let node = self.own_node().map_err(|why| anyhow!(why))?;
         self.subnets = self.assigned(&node)?;
         let external = self.external(&node)?.clone();
@@ -164,11 +174,15 @@ impl Daemon {
         std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes()).context("print the plan")
     }
 
-    /// The answer of the metadata service, if it comes soon, is in the first rules; a late one changes them then.
-    async fn wait_for_vpc(&mut self) {
+    /// Waits a moment for the first answers, so that the first round has them. What comes late is taken up then.
+    async fn gather(&mut self) {
         let known = self.vpc.wait_for(Option::is_some);
-        if tokio::time::timeout(VPC_PATIENCE, known).await.is_err() {
-            tracing::debug!("going on without knowing the VPC's networks");
+        let (vpc, node) = tokio::join!(
+            tokio::time::timeout(PATIENCE, known),
+            tokio::time::timeout(PATIENCE, self.watch.ready()),
+        );
+        if vpc.is_err() || node.is_err() {
+            tracing::debug!(vpc_known = vpc.is_ok(), node_known = node.is_ok(), "going on without");
         }
     }
 
@@ -413,6 +427,16 @@ enum Outcome {
     Waiting(String),
     /// Something failed; it is tried again.
     Wrong(String),
+}
+
+/// Waits until something happened where the subnet file lies; for ever if nobody listens there.
+async fn file_changed(directory: &mut Option<DirectoryNotices>) {
+    if let Some(notices) = directory
+        && notices.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn first_line(step: &Step) -> String {

@@ -8,12 +8,15 @@ use anyhow::{Context as _, Result, bail};
 use loden_kernel::Kernel;
 use loden_kube::{Cluster, NodeSelection, NodeView, NodeWatch, Nodes, WatchOptions};
 use loden_lease::NetConf;
-use loden_node::BackendKind;
+use loden_node::{BackendKind, Scope};
 use loden_telemetry::{HealthServer, Readiness};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, check_net_conf};
 use crate::node::Daemon;
+
+const NEEDS: &str =
+    "look at the node's network, for which flanneld needs CAP_NET_ADMIN and a kernel with nf_tables";
 
 /// How long a dry run waits for the API server and the metadata service.
 const DRY_RUN_PATIENCE: Duration = Duration::from_secs(15);
@@ -62,9 +65,8 @@ async fn work(config: Config, readiness: Readiness) -> Result<()> {
              give -set-node-network-unavailable=false, so that loden-controller decides"
         );
     }
-    let kernel = Kernel::open().context(
-        "open the kernel's network interfaces; flanneld needs CAP_NET_ADMIN and a kernel with nf_tables",
-    )?;
+    let mut kernel = Kernel::open().context(NEEDS)?;
+    kernel.observe(&Scope::default()).context(NEEDS)?;
     let cluster = loden_kube::connect(&config.access).await?;
     let name = node_name(&cluster).await?;
     let watch = cluster.watch_nodes(WatchOptions {

@@ -22,7 +22,7 @@ use loden_node::external::Surroundings;
 use loden_node::{Observed, Port, Scope, Step};
 
 pub use error::Error;
-pub use notices::Notices;
+pub use notices::{DirectoryNotices, Notices};
 pub use subnet_file::{SubnetFile, SubnetFileError};
 pub use watch::Watch;
 
