@@ -164,6 +164,8 @@ pub fn classify(code: &str, http_status: u16) -> ErrorClass {
         | "RouterEntryConflict.Duplicated" => ErrorClass::Duplicate,
         codes::SIGNATURE_DOES_NOT_MATCH | "IncompleteSignature" | "NoPermission" => ErrorClass::Denied,
         codes::BATCH_NOT_EXIST => ErrorClass::NotFound,
+        // The call itself is wrong, not what it names: taking this for an entry that is gone would make every failed deletion a success.
+        "InvalidAction.NotFound" | "InvalidRegionId.NotFound" => ErrorClass::Invalid,
         _ => classify_by_shape(code, http_status),
     }
 }
@@ -226,6 +228,8 @@ mod tests {
             ("VPC_ROUTER_ENTRY_NOT_EXIST", 0, ErrorClass::NotFound),
             ("InvalidRouteTableId.NotFound", 404, ErrorClass::NotFound),
             ("InvalidCidrBlock.Malformed", 400, ErrorClass::Invalid),
+            ("InvalidAction.NotFound", 404, ErrorClass::Invalid),
+            ("HTTP.404", 404, ErrorClass::Invalid),
         ] {
             assert_eq!(classify(code, status), class, "{code} {status}");
         }

@@ -221,6 +221,8 @@ fn read_error(reply: &Reply) -> ApiError {
         let text: String = String::from_utf8_lossy(&reply.body).trim().chars().take(200).collect();
         ApiError::new(status, format!("HTTP.{status}"), text)
     });
+    // The gateway shows what it would sign, over several lines; an error is one line.
+    error.message = error.message.replace(['\r', '\n'], " ");
     error.http_status = status;
     error.retry_after = reply
         .headers

@@ -122,8 +122,23 @@ async fn fetch(metadata: &Metadata, now: SystemTime) -> Result<Cached, Credentia
     Ok(Cached { key: credentials.access_key(), renew_at: renewal(now, expires_at), expires_at })
 }
 
-/// Two thirds into the life that is left.
+/// Two thirds into the life that is left; near its end no more often than [`PAUSE`], but never past it.
 fn renewal(now: SystemTime, expires_at: SystemTime) -> SystemTime {
     let left = expires_at.duration_since(now).unwrap_or_default();
-    now + (left * 2 / 3).max(PAUSE)
+    now + (left * 2 / 3).max(PAUSE).min(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_renewed_before_they_expire() {
+        let now = SystemTime::UNIX_EPOCH;
+        let after = |left| renewal(now, now + Duration::from_millis(left)).duration_since(now).unwrap();
+        assert_eq!(after(21_600_000), Duration::from_secs(14_400));
+        assert_eq!(after(1_200), Duration::from_secs(1));
+        assert_eq!(after(400), Duration::from_millis(400));
+        assert_eq!(renewal(now + Duration::from_secs(9), now), now + Duration::from_secs(9));
+    }
 }

@@ -83,7 +83,11 @@ pub async fn bind(config: Config) -> Result<Bound, RunError> {
     {
         return Err(RunError::NoSuchInstance(id.clone()));
     }
-    let emulator = Emulator::new(&config.topology, config.settings)?;
+    let mut settings = config.settings;
+    if settings.metadata_instance.is_none() && config.metadata.ip().is_loopback() {
+        settings.metadata_instance = config.topology.instances.first().map(|instance| instance.id.clone());
+    }
+    let emulator = Emulator::new(&config.topology, settings)?;
     let (api, api_address) = listen(config.api, "the API").await?;
     let (metadata, metadata_address) = listen(config.metadata, "the metadata service").await?;
     let (control, control_address) = listen(config.control, "the control path").await?;

@@ -32,7 +32,7 @@ impl Default for Config {
             api: at(8790),
             metadata: at(8791),
             control: at(8792),
-            settings: Settings { metadata_instance: Some("i-loden1".to_owned()), ..Settings::default() },
+            settings: Settings::default(),
             topology: Topology::example(),
         }
     }
@@ -98,7 +98,8 @@ pub struct Settings {
     pub clock_window_s: u64,
     /// Whether the metadata service demands a token for every item ("hardened mode").
     pub hardened_metadata: bool,
-    /// The instance that the metadata service speaks for, whoever asks. Absent: the one with the asker's address.
+    /// The instance that the metadata service speaks for, whoever asks. Absent: the one with the asker's address; a stand-alone emulator
+    /// whose metadata service listens on loopback, where no instance can ask, then takes the first instance.
     pub metadata_instance: Option<String>,
 }
 

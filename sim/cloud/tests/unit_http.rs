@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, SocketAddr};
     use std::time::{Duration, Instant};
 
     use ipnet::IpNet;
@@ -18,11 +18,11 @@ mod tests {
     use loden_sim_cloud::run::{Bound, RunError, bind};
     use loden_sim_cloud::topology::{
         Config, EntryKind, EntrySpec, InstanceSpec, NextHop as Hop, RouteTableSpec, Settings, TableKind,
-        Topology,
+        Topology, VSwitchSpec, VpcSpec,
     };
-    use loden_sim_cloud::{Fault, FaultKind, Handle};
+    use loden_sim_cloud::{Emulator, Fault, FaultKind, Handle};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
     const TABLE: &str = "vtb-loden";
 
@@ -58,7 +58,7 @@ mod tests {
     }
 
     fn quick() -> Settings {
-        Settings { entry_delay_ms: 0, metadata_instance: Some("i-loden1".into()), ..Settings::default() }
+        Settings { entry_delay_ms: 0, ..Settings::default() }
     }
 
     impl Running {
@@ -346,9 +346,9 @@ mod tests {
 
     #[tokio::test]
     async fn metadata_errors_say_what_is_missing() {
-        let settings = Settings { metadata_instance: None, ..quick() };
-        let running = start(settings).await;
-        // 127.0.0.1 is no instance's address.
+        let running = start(quick()).await;
+        // By address, 127.0.0.1 is no instance.
+        running.handle.change_settings(|settings| settings.metadata_instance = None);
         let error = running.metadata().vpc_id().await.unwrap_err();
         assert!(error.to_string().contains("HTTP 404") && error.to_string().contains("vpc-id"), "{error}");
         running.handle.change_settings(|settings| settings.metadata_instance = Some("i-loden1".into()));
@@ -360,6 +360,54 @@ mod tests {
                 && Metadata::new("http://h/path").is_err()
                 && Metadata::new("").is_err()
         );
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_known_by_its_address() {
+        let mut topology = Topology::default();
+        let net = "127.0.0.0/8".parse().unwrap();
+        topology.vpcs = vec![VpcSpec {
+            vswitches: vec![VSwitchSpec::new("vsw-1", "z", net)],
+            ..VpcSpec::new("vpc-1", net)
+        }];
+        topology.instances = ["127.0.0.1", "127.0.0.2"]
+            .map(|address| InstanceSpec::new(format!("i-{address}"), "vsw-1", address.parse().unwrap()))
+            .to_vec();
+        let emulator = Emulator::new(&topology, Settings::default()).unwrap();
+        for address in ["127.0.0.1", "127.0.0.2"] {
+            let listener = TcpListener::bind((address, 0)).await.unwrap();
+            let at = listener.local_addr().unwrap();
+            let handle = emulator.handle();
+            tokio::spawn(async move { handle.serve_metadata(listener).await });
+            let connection = TcpSocket::new_v4().unwrap();
+            connection.bind((address.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
+            let stream = connection.connect(at).await.unwrap();
+            let request =
+                b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+            let answer = exchange(stream, request).await;
+            assert!(answer.ends_with(&format!("i-{address}")), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn role_credentials_are_renewed_before_they_expire() {
+        let mut topology = Topology::example();
+        topology.roles[0].lifetime_s = 2;
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = Config { api: free, metadata: free, control: free, settings: quick(), topology };
+        let running = serve(bind(config).await.unwrap());
+        let credentials = Credentials::role(running.metadata());
+        let client = running.client_of(credentials.clone());
+        let first = credentials.key().await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // Calls never fail meanwhile, and after a while they are made with another key.
+        while credentials.key().await.unwrap() == first {
+            client.list_entries(&table()).await.unwrap();
+            assert!(Instant::now() < deadline, "the credentials were never renewed");
+        }
+        client.list_entries(&table()).await.unwrap();
+        let before = credentials.key().await.unwrap();
+        assert_ne!(before.token, first.token);
     }
 
     #[tokio::test]
@@ -469,7 +517,10 @@ mod tests {
     }
 
     async fn raw(address: SocketAddr, request: &[u8]) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        exchange(TcpStream::connect(address).await.unwrap(), request).await
+    }
+
+    async fn exchange(mut stream: TcpStream, request: &[u8]) -> String {
         stream.write_all(request).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();

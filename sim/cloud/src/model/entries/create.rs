@@ -158,10 +158,11 @@ impl Cloud {
         if let Some(existing) =
             table.by_destination.get(&wanted.destination).and_then(|sequence| table.entries.get(sequence))
         {
-            return Err(if existing.status == EntryStatus::Available {
-                Refusal::duplicate()
-            } else {
+            // One on its way out will make room; one on its way in will not.
+            return Err(if existing.status == EntryStatus::Deleting {
                 Refusal::unstable()
+            } else {
+                Refusal::duplicate()
             });
         }
         if self.used(table) >= table.quota { Err(Refusal::quota()) } else { Ok(()) }
