@@ -116,8 +116,22 @@ impl Rule {
             Family::Ip6 => !v4,
             Family::Inet | Family::Bridge => true,
         };
+        // These two would read back as another value than was written, and be written again for ever.
+        for pair in self.matches.windows(2) {
+            if let [
+                Match::L4 { proto },
+                Match::SourcePort { proto: again, .. } | Match::DestinationPort { proto: again, .. },
+            ] = pair
+                && proto == again
+            {
+                return Err(format!("the test for {proto} is part of the port's, leave it out"));
+            }
+        }
         for m in &self.matches {
             match m {
+                Match::Source { net, .. } | Match::Destination { net, .. } if net.trunc() != *net => {
+                    return Err(format!("{net} has bits set beyond its prefix"));
+                }
                 Match::Source { net, .. } | Match::Destination { net, .. }
                     if !fits(matches!(net, IpNet::V4(_))) =>
                 {

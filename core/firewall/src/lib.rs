@@ -218,14 +218,14 @@ impl Rule {
 pub enum Match {
     /// `ip saddr` or `ip6 saddr`, by the family of `net`.
     Source {
-        /// Host bits are ignored.
+        /// Without host bits.
         net: IpNet,
         /// Print and match `!=`.
         negated: bool,
     },
     /// `ip daddr` or `ip6 daddr`, by the family of `net`.
     Destination {
-        /// Host bits are ignored.
+        /// Without host bits.
         net: IpNet,
         /// Print and match `!=`.
         negated: bool,

@@ -246,6 +246,17 @@ fn what_the_kernel_would_refuse_is_refused_with_its_place() {
         (table(one(Match::DestinationPort { proto: L4::Icmp, port: 1 })), "icmp has no ports"),
         (table(one(Match::Mark { value: 0x10, mask: 0x0f })), "can never match"),
         (table(one(Match::InputLink("a-name-beyond-fifteen".to_owned()))), "is no link name"),
+        (
+            table(one(Match::Source { net: "10.0.0.1/8".parse().unwrap(), negated: false })),
+            "beyond its prefix",
+        ),
+        (
+            table(Rule::new(
+                vec![Match::L4 { proto: L4::Tcp }, Match::DestinationPort { proto: L4::Tcp, port: 80 }],
+                Action::Accept,
+            )),
+            "leave it out",
+        ),
         (table(one(Match::CtState(0))), "no set of connection states"),
         (table(one(Match::Opaque("x".to_owned()))), "cannot be written"),
         (table(to(Action::Jump("nowhere".to_owned()))), "there is no chain nowhere"),

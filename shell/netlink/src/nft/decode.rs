@@ -524,3 +524,92 @@ fn link_name(value: &[u8]) -> Option<String> {
     }
     Some(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use loden_firewall::Change;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nft::encode;
+    use crate::wire::HEADER as MESSAGE_HEADER;
+
+    fn of() -> TableName {
+        TableName { family: Family::Inet, name: "t".to_owned() }
+    }
+
+    fn any_match() -> impl Strategy<Value = Match> {
+        let v4 = (any::<u32>(), 0..=32_u8, any::<bool>()).prop_map(|(bits, len, negated)| {
+            let net = IpNet::new(Ipv4Addr::from(bits).into(), len).unwrap().trunc();
+            Match::Source { net, negated }
+        });
+        let v6 = (any::<u128>(), 0..=128_u8, any::<bool>()).prop_map(|(bits, len, negated)| {
+            let net = IpNet::new(Ipv6Addr::from(bits).into(), len).unwrap().trunc();
+            Match::Destination { net, negated }
+        });
+        prop_oneof![
+            v4,
+            v6,
+            any::<u32>().prop_map(Match::mark),
+            (any::<u32>(), 1..u32::MAX).prop_map(|(value, mask)| Match::Mark { value: value & mask, mask }),
+            "[a-z]{1,15}".prop_map(Match::InputLink),
+            "[a-z]{1,14}[*]".prop_map(Match::NotOutputLink),
+            (1..16_u32).prop_map(Match::CtState),
+            any::<u16>().prop_map(|port| Match::DestinationPort { proto: L4::Tcp, port }),
+            Just(Match::L4 { proto: L4::Udp }),
+            Just(Match::Counter),
+            Just(Match::DestinationLocal),
+            any::<[u8; 6]>().prop_map(Match::EtherSource),
+        ]
+    }
+
+    /// What the kernel would list for a rule: the expressions as they were written, and a handle.
+    fn listed(rule: &Rule) -> Vec<u8> {
+        let change = Change::AddRule { table: of(), chain: "c".to_owned(), before: None, rule: rule.clone() };
+        let mut message = encode::change(&change).message;
+        message.be64(NFTA_RULE_HANDLE, 7);
+        message.finish(1).split_off(MESSAGE_HEADER)
+    }
+
+    proptest! {
+        #[test]
+        fn a_rule_reads_back_as_it_was_written(
+            matches in prop::collection::vec(any_match(), 0..5),
+            fully_random in any::<bool>(),
+            comment in prop::option::of("[a-z ]{1,40}"),
+        ) {
+            let families = matches.iter().filter_map(|m| match m {
+                Match::Source { .. } => Some(4),
+                Match::Destination { .. } => Some(6),
+                _ => None,
+            });
+            let transports = matches.iter().filter_map(|m| match m {
+                Match::DestinationPort { .. } => Some(6),
+                Match::L4 { .. } => Some(17),
+                _ => None,
+            });
+            // Packets of two protocols at once do not exist; the kernel would never match such a rule.
+            prop_assume!(families.collect::<std::collections::BTreeSet<_>>().len() < 2);
+            prop_assume!(transports.collect::<std::collections::BTreeSet<_>>().len() < 2);
+            let written = Rule { matches, action: Action::Masquerade { fully_random }, comment };
+            let row = rule(&listed(&written), &of()).unwrap();
+            prop_assert_eq!(row.handle, 7);
+            prop_assert_eq!(row.rule, written);
+        }
+
+        #[test]
+        fn whatever_is_read_never_panics(
+            bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>(), mark in any::<u32>(),
+        ) {
+            let whole = listed(&Rule::new(vec![Match::mark(mark)], Action::Accept));
+            let mut broken = whole.clone();
+            let at = cut.index(broken.len());
+            broken.truncate(at);
+            broken.extend(&bytes);
+            for payload in [&bytes, &broken] {
+                let _ = (table(payload), chain(payload), generation(payload), rule(payload, &of()));
+            }
+            prop_assert!(rule(&whole, &of()).is_some());
+        }
+    }
+}

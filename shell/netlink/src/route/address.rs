@@ -103,7 +103,7 @@ pub(super) fn write(address: &Address, verb: Verb) -> Message {
     m
 }
 
-fn read(payload: &[u8]) -> Option<Address> {
+pub(super) fn read(payload: &[u8]) -> Option<Address> {
     let (prefix, flags, scope) = (*payload.get(1)?, *payload.get(2)?, *payload.get(3)?);
     let index = payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes)?;
     let (mut local, mut remote, mut broadcast, mut label, mut all_flags) = (None, None, None, None, None);

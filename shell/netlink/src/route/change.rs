@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Address, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, Route, Rule, address, link, neighbour,
-    path, rule,
+    Address, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, Route, Rule, address, link_message,
+    neighbour, path, rule,
 };
 use crate::wire::Message;
 use crate::{Error, Refusal};
@@ -73,12 +73,12 @@ pub enum Change {
 impl Change {
     pub(crate) fn message(&self) -> Message {
         match self {
-            Self::CreateLink(new) => link::create(new),
-            Self::SetLink { index, settings } => link::set(*index, settings),
+            Self::CreateLink(new) => link_message::create(new),
+            Self::SetLink { index, settings } => link_message::set(*index, settings),
             Self::SetBridgePort { index, hairpin, isolated, learning } => {
-                link::set_port(*index, *hairpin, *isolated, *learning)
+                link_message::set_port(*index, *hairpin, *isolated, *learning)
             }
-            Self::DeleteLink { index, .. } => link::delete(*index),
+            Self::DeleteLink { index, .. } => link_message::delete(*index),
             Self::AddAddress(a) => address::write(a, address::Verb::Add),
             Self::ReplaceAddress(a) => address::write(a, address::Verb::Replace),
             Self::DeleteAddress(a) => address::write(a, address::Verb::Delete),

@@ -6,6 +6,7 @@
 mod address;
 mod change;
 mod link;
+mod link_message;
 mod neighbour;
 mod path;
 mod rule;
@@ -147,5 +148,43 @@ impl RouteSocket {
     ) -> Result<Vec<T>> {
         let replies = self.socket.dump(operation, request)?;
         Ok(parsed(&replies, reply, read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A header followed by attributes with the kinds the readers look at, their lengths sometimes wrong.
+    fn payload() -> impl Strategy<Value = Vec<u8>> {
+        let attr = (0..48_u16, prop::collection::vec(any::<u8>(), 0..24), prop::bool::weighted(0.1))
+            .prop_map(|(kind, value, wrong)| {
+                let len = u16::try_from(value.len() + 4).unwrap() + if wrong { 9 } else { 0 };
+                let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+                bytes.extend(value);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+                bytes
+            });
+        let header = (prop::sample::select(vec![AF_INET, AF_INET6, AF_BRIDGE, 0]), any::<[u8; 15]>());
+        (header, prop::collection::vec(attr, 0..8)).prop_map(|((family, rest), attrs)| {
+            let mut bytes = vec![family];
+            bytes.extend(rest);
+            bytes.extend(attrs.concat());
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_reader_panics_whatever_it_is_given(
+            payload in prop_oneof![payload(), prop::collection::vec(any::<u8>(), 0..64)],
+        ) {
+            let sane = link_message::read(&payload).is_none_or(|link| link.name.len() <= payload.len());
+            let _ = (address::read(&payload), path::read(&payload), path::read_any(&payload));
+            let _ = (rule::read(&payload), neighbour::read(&payload), neighbour::read_fdb(&payload));
+            prop_assert!(sane);
+        }
     }
 }

@@ -187,7 +187,7 @@ fn common(payload: &[u8]) -> Option<Common> {
     })
 }
 
-fn read(payload: &[u8]) -> Option<Neighbour> {
+pub(super) fn read(payload: &[u8]) -> Option<Neighbour> {
     let Common { family, index, state, flags } = common(payload)?;
     if family == AF_BRIDGE {
         return None;
@@ -203,7 +203,7 @@ fn read(payload: &[u8]) -> Option<Neighbour> {
     Some(Neighbour { index, addr: addr?, mac, state, flags })
 }
 
-fn read_fdb(payload: &[u8]) -> Option<FdbEntry> {
+pub(super) fn read_fdb(payload: &[u8]) -> Option<FdbEntry> {
     let Common { family, index, state, flags } = common(payload)?;
     if family != AF_BRIDGE {
         return None;

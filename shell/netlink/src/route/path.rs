@@ -354,7 +354,7 @@ fn read_gateway(attr: Attr<'_>) -> Option<IpAddr> {
     }
 }
 
-fn read(payload: &[u8]) -> Option<Route> {
+pub(super) fn read(payload: &[u8]) -> Option<Route> {
     let byte = |at: usize| payload.get(at).copied();
     let family = byte(0)?;
     let prefix = byte(1)?;
@@ -514,7 +514,7 @@ impl RouteSocket {
 }
 
 /// The answer to a lookup is marked as a copy; a copy in a listing is cache and passed over.
-fn read_any(payload: &[u8]) -> Option<Route> {
+pub(super) fn read_any(payload: &[u8]) -> Option<Route> {
     let mut payload = payload.to_vec();
     let flags = payload.get_mut(8..12)?;
     let cleared = u32::from_ne_bytes((&*flags).try_into().ok()?) & !RTM_F_CLONED;

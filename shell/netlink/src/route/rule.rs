@@ -196,7 +196,7 @@ pub(super) fn write(rule: &Rule, add: bool) -> Message {
     m
 }
 
-fn read(payload: &[u8]) -> Option<Rule> {
+pub(super) fn read(payload: &[u8]) -> Option<Rule> {
     let byte = |at: usize| payload.get(at).copied();
     let family = byte(0)?;
     let (destination_len, source_len) = (byte(1)?, byte(2)?);
