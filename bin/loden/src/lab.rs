@@ -399,6 +399,7 @@ fn down(lab: &LabName, all: bool, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 fn supervise(lab: &LabName) -> anyhow::Result<ExitCode> {
+    loden_telemetry::init_log(&loden_telemetry::LogOptions::default())?;
     loden_lab::supervisor::run(lab, programs()?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -25,7 +25,7 @@ const EVERY_PROTOCOL: u32 = (0x0003_u16).to_be() as u32;
 /// One kind of packet by its outermost headers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Flow {
-    /// An IPv4 packet; the port is the destination port of UDP and TCP (0 for ICMP and for later fragments).
+    /// An IPv4 packet.
     Ipv4 {
         /// Source address.
         source: Ipv4Addr,
@@ -35,6 +35,9 @@ pub enum Flow {
         protocol: u8,
         /// The lower of both ports for UDP and TCP, which names the service; 0 otherwise.
         port: u16,
+        /// A fragment that is not the first. Its addresses cannot be relied upon: the kernel writes fragments' headers in place when it
+        /// cuts a datagram again further on, also into the copy that waits here to be read.
+        later_fragment: bool,
     },
     /// Any other Ethernet protocol, by its number.
     Other(u16),
@@ -43,7 +46,7 @@ pub enum Flow {
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ipv4 { source, destination, protocol, port } => match protocol {
+            Self::Ipv4 { source, destination, protocol, port, .. } => match protocol {
                 1 => write!(f, "{source} > {destination} ICMP"),
                 6 => write!(f, "{source} > {destination} TCP port {port}"),
                 17 => write!(f, "{source} > {destination} UDP port {port}"),
@@ -140,7 +143,8 @@ fn parse(frame: &[u8]) -> Option<Flow> {
         6 | 17 if first_fragment => be16(packet, header)?.min(be16(packet, header + 2)?),
         _ => 0,
     };
-    Some(Flow::Ipv4 { source: address(12)?, destination: address(16)?, protocol, port })
+    let later_fragment = !first_fragment;
+    Some(Flow::Ipv4 { source: address(12)?, destination: address(16)?, protocol, port, later_fragment })
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -178,7 +182,8 @@ mod tests {
                 source: [172, 20, 0, 2].into(),
                 destination: [172, 20, 1, 2].into(),
                 protocol: 17,
-                port: 0
+                port: 0,
+                later_fragment: true
             })
         );
         assert_eq!(parse(&[0; 13]), None);

@@ -188,6 +188,13 @@ pub fn controller_recipe(cluster: &Cluster, namespace: NetNs) -> Result<Recipe> 
             format!("--cluster-name={}", cluster.lab),
             format!("--cluster-cidr={}", cluster.inputs.pod_cidr),
             format!("--node-cidr-mask-size={mask}"),
+            format!("--service-cluster-ip-range={}", cluster.inputs.service_cidr),
+            // Entries changed by hand come without notice; a lab should not have to wait minutes for the audit that finds them.
+            "--route-reconciliation-period=3s".to_owned(),
+            // Short, so that a killed controller's successor is soon at work.
+            "--leader-elect-lease-duration=4s".to_owned(),
+            "--leader-elect-renew-deadline=3s".to_owned(),
+            "--leader-elect-retry-period=500ms".to_owned(),
         ],
         environment: BTreeMap::from([
             ("VPC_ENDPOINT".to_owned(), API_ADDRESS.to_string()),
