@@ -22,7 +22,7 @@ pub enum Error {
     },
     /// No file and no URL were given, and this process does not run in a pod with a service account.
     #[error(
-        "cannot use the in-cluster configuration: {}; run in a pod with a service account, or give a kubeconfig file or an API server URL",
+        "cannot use the in-cluster configuration (KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT and the files under /var/run/secrets/kubernetes.io/serviceaccount): {}; run in a pod with a service account, or give a kubeconfig file or an API server URL",
         Chain(source)
     )]
     InCluster {
@@ -52,8 +52,8 @@ pub enum Error {
     },
     /// The server could not be reached, or the connection broke before it answered.
     #[error(
-        "cannot {operation}: no answer from API server {server}: {}; check that it runs and that this host can reach it",
-        Chain(source)
+        "cannot {operation}: no answer from API server {server}: {}; check that it runs, that this host can reach it and, for https, that its certificate authority is the one configured",
+        Transport(source)
     )]
     Unreachable {
         /// What was being done, for example `get node n1`.
@@ -245,15 +245,19 @@ impl Error {
 }
 
 /// An error with all its sources on one line; layers that repeat the text of the layer below are named once.
+///
+/// Of each text only the first line is shown: a YAML parser appends the lines around the fault, and in a kubeconfig those
+/// may hold a token.
 pub(crate) struct Chain<'a, E: std::error::Error + ?Sized>(pub(crate) &'a E);
 
 impl<E: std::error::Error + ?Sized> std::fmt::Display for Chain<'_, E> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut last = self.0.to_string();
+        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        let mut last = first_line(self.0.to_string());
         write!(out, "{last}")?;
         let mut source = self.0.source();
         while let Some(error) = source {
-            let text = error.to_string();
+            let text = first_line(error.to_string());
             if !last.contains(&text) {
                 write!(out, ": {text}")?;
             }
@@ -261,5 +265,37 @@ impl<E: std::error::Error + ?Sized> std::fmt::Display for Chain<'_, E> {
             source = error.source();
         }
         Ok(())
+    }
+}
+
+/// Why a server gave no answer, without the client library's names for its own layers.
+struct Transport<'a>(&'a kube::Error);
+
+impl std::fmt::Display for Transport<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match std::error::Error::source(self.0) {
+            Some(source) => Chain(source).fmt(out),
+            None => Chain(self.0).fmt(out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    #[test]
+    fn layers_are_named_once_and_by_their_first_line() {
+        let inner = Layer { text: "refused\n| token: secret", source: None };
+        let middle = Layer { text: "connect: refused", source: Some(Box::new(inner)) };
+        let outer = Layer { text: "client error", source: Some(Box::new(middle)) };
+        assert_eq!(Chain(&outer).to_string(), "client error: connect: refused");
     }
 }

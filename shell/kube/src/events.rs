@@ -18,7 +18,7 @@ use crate::access::{Cluster, segment};
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::node::NodeView;
-use crate::write::{rfc3339, rfc3339_micro};
+use crate::write::rfc3339;
 
 /// Events waiting to be written; a burst beyond it is dropped.
 const QUEUE: usize = 512;
@@ -282,7 +282,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        let name = format!("{}.{:x}", entry.regarding.name, now.unix_timestamp_nanos());
+        let name = event_name(&entry.regarding.name, now);
         let body = self.object(entry, &name, now);
         match self.cluster.post::<Ignored>(&operation, &collection, &body).await {
             // A conflict is our own earlier attempt, whose answer was lost.
@@ -293,6 +293,7 @@ impl Writer {
         Ok(())
     }
 
+    /// In the older of the two forms of an event (no `eventTime`), the one in which `count` counts.
     fn object(&self, entry: &Entry, name: &str, now: OffsetDateTime) -> serde_json::Value {
         let namespace = entry.regarding.event_namespace();
         let regarding = &entry.regarding;
@@ -320,8 +321,6 @@ impl Writer {
             "reportingInstance": self.instance,
             "firstTimestamp": rfc3339(now),
             "lastTimestamp": rfc3339(now),
-            "eventTime": rfc3339_micro(now),
-            "action": entry.reason,
             "count": 1,
         })
     }
@@ -339,5 +338,24 @@ impl Writer {
     fn forget(&mut self, entry: &Entry) {
         self.known.remove(entry);
         self.order.retain(|known| known != entry);
+    }
+}
+
+/// The object's name and the time, within the 253 characters that a name may have.
+fn event_name(object: &str, now: OffsetDateTime) -> String {
+    let prefix: String = object.chars().take(220).collect();
+    format!("{}.{:x}", prefix.trim_end_matches(['.', '-']), now.unix_timestamp_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_events_fit() {
+        let now = OffsetDateTime::from_unix_timestamp(1_767_225_600).unwrap();
+        assert_eq!(event_name("n1", now), "n1.18867251edfa0000");
+        let long = event_name(&format!("{}.{}", "a".repeat(219), "b".repeat(33)), now);
+        assert_eq!(long, format!("{}.18867251edfa0000", "a".repeat(219)));
     }
 }

@@ -300,9 +300,17 @@ fn validate_node(object: &Value, broken: &mut Vec<Broken>) {
     }
 }
 
+/// The rules differ for the older form of an event and the newer one, which has an `eventTime`.
 fn validate_event(namespace: &str, object: &Value, broken: &mut Vec<Broken>) {
-    let involved = object.pointer("/involvedObject/namespace").and_then(Value::as_str).unwrap_or_default();
-    let agrees = if involved.is_empty() { namespace == "default" } else { involved == namespace };
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let involved = text("/involvedObject/namespace");
+    let newer = !text("/eventTime").is_empty();
+    let agrees = match (involved, newer) {
+        ("", false) => namespace == "default",
+        ("", true) => matches!(namespace, "default" | "kube-system"),
+        (_, false) => involved == namespace,
+        (_, true) => true,
+    };
     if !agrees {
         broken.push(Broken::value(
             "involvedObject.namespace",
@@ -310,7 +318,18 @@ fn validate_event(namespace: &str, object: &Value, broken: &mut Vec<Broken>) {
             "does not match event.namespace",
         ));
     }
-    if object.pointer("/message").and_then(Value::as_str).is_some_and(|text| text.len() > 1024) {
+    if !newer {
+        return;
+    }
+    for field in ["reportingComponent", "reportingInstance", "action", "reason"] {
+        let value = text(&format!("/{field}"));
+        if value.is_empty() {
+            broken.push(Broken::required(field, ""));
+        } else if value.len() > 128 {
+            broken.push(Broken::value(field, &"".into(), "can have at most 128 characters"));
+        }
+    }
+    if text("/message").len() > 1024 {
         broken.push(Broken::value("message", &"".into(), "can have at most 1024 characters"));
     }
 }
