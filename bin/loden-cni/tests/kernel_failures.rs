@@ -141,6 +141,10 @@ fn directories_cannot_be_written() {
             assert!(text.contains(&directory) && text.contains("is the disk writable"), "{text}");
             node.assert_clean();
             assert_eq!(pod.link_names().len(), 1);
+            // The runtime's DEL after a failed ADD, by either way.
+            let bridge = node.bridge_config(json!({"ipam": {"dataDir": directory}}));
+            node.call(&node.ours(), "flannel", "DEL", &Attachment::new("c1", &pod), &config).silent();
+            node.call(&node.ours(), "bridge", "DEL", &Attachment::new("c1", &pod), &bridge).silent();
         }
     }
     drop(read_only);

@@ -501,4 +501,67 @@ mod tests {
         assert_eq!(dns.nameservers, ["10.0.0.1", "fd00::1"]);
         assert_eq!((dns.domain.as_str(), dns.search.len(), dns.options.len()), ("a", 2, 1));
     }
+
+    use proptest::prelude::*;
+
+    fn any_result() -> impl Strategy<Value = CniResult> {
+        let address = prop_oneof![
+            (any::<[u8; 4]>(), 0u8..=32)
+                .prop_map(|(ip, prefix)| IpNet::new(IpAddr::from(ip), prefix).unwrap()),
+            (any::<[u8; 16]>(), 0u8..=128)
+                .prop_filter("an IPv4 address in disguise", |(ip, _)| std::net::Ipv6Addr::from(*ip)
+                    .to_ipv4_mapped()
+                    .is_none())
+                .prop_map(|(ip, prefix)| IpNet::new(IpAddr::from(ip), prefix).unwrap()),
+        ]
+        .boxed();
+        let ips = (prop::option::of(0i64..3), address.clone(), prop::option::of(address.clone())).prop_map(
+            |(interface, address, gateway)| IpConfig {
+                interface,
+                address,
+                gateway: gateway.map(|net| net.addr()),
+            },
+        );
+        let routes = (address.clone(), prop::option::of(address), 0i64..3, prop::option::of(0i64..300))
+            .prop_map(|(dst, gw, priority, table)| Route {
+                next_hop: gw.map(|net| net.addr()),
+                priority,
+                table,
+                ..Route::to(dst)
+            });
+        let interfaces = ("[a-z]{1,4}", "([0-9a-f]{2}:){0,2}", "(/[a-z]{1,3})?")
+            .prop_map(|(name, mac, sandbox)| Interface { name, mac, sandbox, ..Interface::default() });
+        (
+            prop::collection::vec(interfaces, 0..3),
+            prop::collection::vec(ips, 0..4),
+            prop::collection::vec(routes, 0..4),
+            prop::collection::vec("[a-z.]{1,5}", 0..2),
+        )
+            .prop_map(|(interfaces, ips, routes, search)| CniResult {
+                interfaces,
+                ips,
+                routes,
+                dns: Dns { search, ..Dns::default() },
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn shapes_since_0_3_lose_nothing_a_plugin_sets(result in any_result()) {
+            for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+                let json = Json::parse(result.render(version).unwrap().as_bytes()).unwrap();
+                prop_assert_eq!(&CniResult::parse(&json, version).unwrap(), &result);
+            }
+        }
+
+        #[test]
+        fn the_oldest_shape_is_stable(result in any_result()) {
+            let Ok(text) = result.render("0.2.0") else {
+                prop_assert!(result.ips.is_empty());
+                return Ok(());
+            };
+            let again = CniResult::parse(&Json::parse(text.as_bytes()).unwrap(), "0.2.0").unwrap();
+            prop_assert_eq!(again.render("0.2.0").unwrap(), text);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loden_netlink::NetNs;
 use serde_json::{Value, json};
@@ -225,7 +225,16 @@ impl Node {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command_line.spawn().unwrap();
+        let mut child = None;
+        // Another test's child may for a moment hold the file open that this node's binary was written through.
+        let started = wait_until(|| match command_line.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => false,
+            spawned => {
+                child = Some(spawned.unwrap());
+                true
+            }
+        });
+        let mut child = child.filter(|_| started).expect("the plugin's file stays busy");
         // A plugin that refuses its environment does not read its configuration.
         let _ = child.stdin.take().unwrap().write_all(config.as_bytes());
         child
@@ -246,11 +255,11 @@ impl Node {
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
         assert_eq!(self.residue(), Vec::<String>::new());
-        let mut links = self.home.link_names();
-        for stays in ["lo", "cni0"] {
-            links.remove(stays);
-        }
-        assert_eq!(links, BTreeSet::new(), "links left on the node");
+        // The kernel takes a removed namespace apart at its leisure, and the pairs into it then.
+        let links = || -> BTreeSet<String> {
+            self.home.link_names().into_iter().filter(|name| name != "lo" && name != "cni0").collect()
+        };
+        assert!(wait_until(|| links().is_empty()), "links left on the node: {:?}", links());
         let rules = self.home.sh("nft", &["list", "ruleset"]);
         assert!(
             !rules.contains("masquerade comment") && !rules.contains("CNI-"),
@@ -422,6 +431,20 @@ fn walk(directory: &Path, files: &mut Vec<String>) {
         } else {
             files.push(path.to_str().unwrap().to_owned());
         }
+    }
+}
+
+/// Whether the condition comes true before a generous deadline.
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

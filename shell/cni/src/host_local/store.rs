@@ -71,7 +71,9 @@ impl Store {
         let directory = Path::new(data_dir).join(network);
         match directory.metadata() {
             Ok(_) => Self::locked(directory).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
             Err(error) => Err(failed("look at", &directory)(error)),
         }
     }
@@ -211,7 +213,9 @@ impl Store {
             Owner::Nobody | Owner::Other => {}
         })?;
         let free = if ours.is_empty() { without_link } else { ours };
-        free.iter().try_for_each(|path| unlink(path))
+        free.iter().try_for_each(|path| unlink(path))?;
+        // Whoever wrote it was killed, or would hold the lock.
+        self.unlink(TEMPORARY)
     }
 
     /// Whether anything belongs to the attachment.
