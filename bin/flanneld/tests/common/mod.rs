@@ -30,7 +30,8 @@ pub(crate) struct World {
     pub(crate) kube: Handle,
     pub(crate) dir: tempfile::TempDir,
     api: SocketAddr,
-    _server: Service,
+    emulator: Emulator,
+    server: Option<Service>,
 }
 
 /// Something that answers on a listener, on a thread of its own, until dropped.
@@ -86,8 +87,8 @@ impl World {
         let api = listener.local_addr().unwrap();
         let emulator = Emulator::new(Config::default());
         let kube = emulator.handle();
-        let server = Service::start(listener, |listener| async move { emulator.serve(listener).await });
-        let world = Self { netns, kube, dir: tempfile::tempdir().unwrap(), api, _server: server };
+        let mut world = Self { netns, kube, dir: tempfile::tempdir().unwrap(), api, emulator, server: None };
+        world.serve_api(listener);
         world.ip("link add eth0 type veth peer name uplink");
         world.ip("link set uplink up");
         world.ip("link set eth0 up");
@@ -223,8 +224,22 @@ impl World {
         events.iter().map(|event| (text(event, "reason"), text(event, "message"))).collect()
     }
 
-    pub(crate) fn api(&self) -> SocketAddr {
-        self.api
+    fn serve_api(&mut self, listener: TcpListener) {
+        let emulator = self.emulator.clone();
+        self.server =
+            Some(Service::start(listener, |listener| async move { emulator.serve(listener).await }));
+    }
+
+    /// The API server goes away; its state stays.
+    pub(crate) fn stop_api(&mut self) {
+        self.server = None;
+    }
+
+    /// The API server is back at its address.
+    pub(crate) fn start_api(&mut self) {
+        let api = self.api;
+        let listener = self.netns.run(|| TcpListener::bind(api).unwrap()).unwrap();
+        self.serve_api(listener);
     }
 }
 
