@@ -9,7 +9,7 @@
 //! - [`Emulator`] and [`Handle`]: the model with a clock and listeners.
 //! - [`snapshot`]: the cloud as a router that forwards its packets sees it.
 //! - [`control`]: the same from another process.
-//! - [`run`]: a stand-alone emulator.
+//! - [`mod@run`]: a stand-alone emulator.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
