@@ -18,4 +18,6 @@ pub mod tables;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod testing;
