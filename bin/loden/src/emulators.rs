@@ -44,7 +44,7 @@ pub(crate) struct CloudArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Nodes with their status, pods, events, configmaps, namespaces and leases; lists in pages, watches with bookmarks and 410 Gone, the three \
-patches, conflicts, bearer tokens. kubectl works with it. There is no scheduler, no kubelet and no controller in it.
+patches, conflicts, bearer tokens. With a token it speaks TLS, as kubectl demands. There is no scheduler, no kubelet and no controller in it.
 
 Example:
   loden kube-emulator --token secret --kubeconfig /tmp/kubeconfig
