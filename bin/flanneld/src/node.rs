@@ -329,7 +329,13 @@ impl Daemon {
             }
             let around = self.kernel.surroundings(wanted.can_reach)?;
             let external = choose(&wanted, &around)?;
-            tracing::info!(link = external.link, mtu = external.mtu, ipv4 = ?external.public_ipv4, ipv6 = ?external.public_ipv6, "external interface chosen");
+            tracing::info!(
+                link = external.link,
+                mtu = external.mtu,
+                ipv4 = external.public_ipv4.map(tracing::field::display),
+                ipv6 = external.public_ipv6.map(tracing::field::display),
+                "external interface chosen"
+            );
             self.external = Some(external);
         }
         self.external.as_ref().ok_or_else(|| anyhow!("the external interface is not chosen"))

@@ -43,7 +43,11 @@ pub(crate) async fn publish(
         let missing = missing_annotations(&keys, &publication);
         if !missing.is_empty() {
             match cluster.annotate_node(node, &missing).await {
-                Ok(_) => tracing::info!(node = node.name, annotations = ?missing, "lease published"),
+                Ok(_) => {
+                    let public_ip = publication.attributes.public_ip.ipv4.map(tracing::field::display);
+                    tracing::info!(node = node.name, public_ip, "lease published");
+                    tracing::debug!(annotations = ?missing, "annotated");
+                }
                 Err(error) => failed = Some(error),
             }
         }

@@ -245,3 +245,40 @@ fn upstreams_condition_is_set_when_asked_for_and_warned_about() {
     assert_eq!(condition()["message"], "Flannel is running on this node");
     assert!(flanneld.log().contains("before its route entry exists"), "{}", flanneld.log());
 }
+
+#[test]
+fn both_families_are_served_when_both_are_on() {
+    let world = World::new();
+    world.write(
+        "net-conf.json",
+        r#"{"network": "172.20.0.0/16", "enableIPv6": true, "ipv6Network": "fd00:172:20::/48", "enableNFTables": true,
+            "backend": {"type": "ALLOC"}}"#,
+    );
+    world.ip("address add 2001:db8::5/64 dev eth0 nodad");
+    world.ip("route add default via 2001:db8::1 dev eth0");
+    let cidrs = serde_json::json!({"spec": {"podCIDR": "172.20.1.0/24", "podCIDRs": ["172.20.1.0/24", "fd00:172:20:1::/64"]}});
+    world
+        .kube
+        .patch(loden_sim_kube::Resource::Nodes, "", common::NODE, loden_sim_kube::PatchType::Merge, &cidrs)
+        .unwrap();
+    let flanneld = world.start(&["--ip-blackhole-route"]);
+    world.wait_ready(&flanneld);
+    assert_eq!(
+        std::fs::read_to_string(world.subnet_file()).unwrap(),
+        "FLANNEL_NETWORK=172.20.0.0/16\nFLANNEL_SUBNET=172.20.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:172:20::/48\n\
+         FLANNEL_IPV6_SUBNET=fd00:172:20:1::1/64\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=true\n"
+    );
+    let rules = || world.nft("list table ip6 flannel-ipv6");
+    let last = "ip6 saddr fd00:172:20::/48 ip6 daddr != ff00::/8 masquerade fully-random";
+    assert!(rules().contains(last), "{}", rules());
+    assert!(world.ip("-6 route show proto 77").contains("blackhole fd00:172:20:1::/64"));
+    world.set_sysctl("net/ipv6/conf/all/forwarding", "0");
+    wait_until("IPv6 forwarding is back", &|| flanneld.log(), || {
+        world.sysctl("net/ipv6/conf/all/forwarding") == "1"
+    });
+    world.ip("-6 route delete blackhole fd00:172:20:1::/64 metric 65535");
+    wait_until("the route is back", &|| flanneld.log(), || {
+        world.ip("-6 route show proto 77").contains("blackhole")
+    });
+    world.wait_ready(&flanneld);
+}
