@@ -102,11 +102,12 @@ pub fn check(
 }
 
 fn is_live(desired: &Desired, entry: &RouteEntry) -> bool {
-    let instance = entry.instance();
-    desired
-        .live
-        .get(&entry.destination)
-        .is_some_and(|instances| instances.iter().any(|live| Some(live) == instance.as_ref()))
+    // Written out here, and not asked of the planner's own helper, so that the two can disagree.
+    let Some(instance) = entry.instance() else { return false };
+    let live = desired.live.get(&entry.destination).is_some_and(|live| live.contains(&instance));
+    let another_has_it =
+        desired.entries.get(&entry.destination).is_some_and(|wanted| wanted.instance != instance);
+    live && !another_has_it
 }
 
 fn conflicts(desired: &Desired, entry: &RouteEntry) -> bool {

@@ -38,6 +38,18 @@ pub struct Desired {
     pub live: BTreeMap<IpNet, Vec<InstanceId>>,
 }
 
+impl Desired {
+    /// Whether an entry with this destination and instance is some live node's own, which must not be taken away: the one that is wanted there, or that
+    /// of a node whose pod CIDR lies inside or around another's. Of two nodes with one and the same pod CIDR only one can have it.
+    #[must_use]
+    pub fn keeps(&self, destination: IpNet, instance: &InstanceId) -> bool {
+        match self.entries.get(&destination) {
+            Some(wanted) => wanted.instance == *instance,
+            None => self.live.get(&destination).is_some_and(|live| live.contains(instance)),
+        }
+    }
+}
+
 /// Why a node gets no route entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unserved {

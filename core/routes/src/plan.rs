@@ -377,11 +377,7 @@ impl TableDiff<'_> {
                 None
             }
             // A live node's own entry, of a node that collides with this one: taking it away would cut that node off.
-            Some(instance)
-                if self.desired.live.get(&entry.destination).is_some_and(|live| live.contains(&instance)) =>
-            {
-                None
-            }
+            Some(instance) if self.desired.keeps(entry.destination, &instance) => None,
             Some(_) if entry.status == EntryStatus::Deleting || self.on_hold(entry.destination) => None,
             Some(_) => Some(Step::RemoveConflict {
                 entry: entry.clone(),

@@ -178,7 +178,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
     fn applied_plan_reaches_desired_and_diff_of_equal_is_empty(mut world in worlds()) {
@@ -220,8 +220,12 @@ proptest! {
             });
             prop_assert!(ours || conflicting, "{step}");
             prop_assert!(entry.instance().is_some(), "{step}");
-            let live = desired.live.get(&entry.destination);
-            prop_assert!(!live.is_some_and(|live| entry.instance().is_some_and(|i| live.contains(&i))), "{step}");
+            let winner = desired.entries.get(&entry.destination);
+            let takes_from_live = entry.instance().is_some_and(|instance| match winner {
+                Some(wanted) => wanted.instance == instance,
+                None => desired.live.get(&entry.destination).is_some_and(|live| live.contains(&instance)),
+            });
+            prop_assert!(!takes_from_live, "{step}");
         }
     }
 
