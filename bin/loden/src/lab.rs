@@ -2,6 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command as Program, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -32,12 +33,15 @@ Try:
 
 Not there yet: portmap and other chained plugins, tunnel backends, a tunnel past the quota, IPv6, several VPC route tables.";
 
+/// The lab that is meant when none is named.
+const DEFAULT_NAME: &str = "demo";
+
 /// A VPC with a cluster in it, on this machine.
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT)]
 pub(crate) struct LabArgs {
     /// Which lab; several can run side by side
-    #[arg(long, global = true, default_value = "lab", value_name = "NAME")]
+    #[arg(long, global = true, default_value = DEFAULT_NAME, value_name = "NAME")]
     name: String,
     /// How to print the answer
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
@@ -215,8 +219,20 @@ enum RestartCommand {
     },
 }
 
+/// Set by the thread that cleans up after an interruption, before it begins.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Carries the command out.
 pub(crate) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
+    let result = dispatch(args);
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        // What failed here failed because the lab is being removed; whoever removes it ends the process and says so.
+        std::thread::park();
+    }
+    result
+}
+
+fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
     let lab: LabName = args.name.parse()?;
     if !rustix::process::geteuid().is_root() {
         bail!("a lab is made of network namespaces, which only root may make; run this as root");
@@ -293,8 +309,43 @@ fn programs() -> anyhow::Result<Programs> {
     Ok(Programs::beside(&own)?)
 }
 
+/// From here on Ctrl-C removes the lab before the command ends: a lab that is half built, or built for a demo, is of no use to anybody.
+fn clean_up_when_interrupted(lab: &LabName) {
+    let lab = lab.clone();
+    std::thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        let interrupted = runtime.block_on(async {
+            let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| 130),
+                _ = terminated.recv() => Ok(143),
+            }
+        });
+        if let Ok(code) = interrupted {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            leave(&lab, code);
+        }
+    });
+}
+
+#[expect(
+    clippy::exit,
+    reason = "main waits for a supervisor that is gone, or for probes that nobody answers any more"
+)]
+fn leave(lab: &LabName, code: i32) {
+    match teardown(lab) {
+        Ok(removed) => render::note(&format!("interrupted; {}", describe(lab, removed))),
+        Err(error) => render::failure(
+            &anyhow::Error::from(error).context("interrupted, and the lab could not be removed"),
+        ),
+    }
+    std::process::exit(code);
+}
+
 fn build(lab: &LabName, inputs: &Inputs) -> anyhow::Result<(Status, Duration)> {
     let programs = programs()?;
+    loden_lab::reserve(lab, inputs)?;
+    clean_up_when_interrupted(lab);
     let mut progress = Progress::start();
     let built = loden_lab::up(lab, inputs, &programs, |text| progress.step(text));
     let took = progress.finish();
@@ -308,7 +359,7 @@ fn start(lab: &LabName, inputs: &Inputs, output: Output) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     }
     show(&status);
-    let option = if lab.as_str() == "lab" { String::new() } else { format!(" --name {lab}") };
+    let option = if lab.as_str() == DEFAULT_NAME { String::new() } else { format!(" --name {lab}") };
     render::print("");
     render::print(&format!(
         "Lab {lab} is up after {:.1} s. Next: `loden lab{option} check`, `loden lab{option} pod exec pod-1 -- ping -c 3 {}`, `loden lab{option} down`",
@@ -444,6 +495,14 @@ fn show(status: &Status) {
         })
         .collect();
     render::table(&["NODE", "INSTANCE", "ADDRESS", "SUBNET", "NETWORK UNAVAILABLE", "REASON"], &nodes);
+    // The picture shows who is not available; why is told in full, since it says what to do.
+    for node in &status.nodes {
+        if let Some(condition) =
+            node.network_unavailable.as_ref().filter(|condition| condition.status != "False")
+        {
+            render::print(&format!("{}: {}", node.name(), condition.message));
+        }
+    }
     render::print("");
     render::print(&format!("files and logs: {}", status.directory));
 }

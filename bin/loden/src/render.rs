@@ -17,6 +17,11 @@ pub(crate) fn failure(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr().lock(), "{mark} {error:#}");
 }
 
+/// Says something beside the answer.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 /// Prints a value for a program to read.
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?);
@@ -116,6 +121,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
 pub(crate) fn report(report: &Report) {
     let title = report.rows.iter().map(|row| row.title.chars().count()).max().unwrap_or(0);
     let detail = report.rows.iter().map(|row| row.detail.chars().count()).max().unwrap_or(0);
+    let head = format!("            {:<title$}  {:<detail$}   PROBES  MEDIAN", "CHECK", "HOW");
+    print(&coloured(&head, Colour::Bold));
     for row in &report.rows {
         let mark = match row.verdict {
             Verdict::Passed => coloured("✔ ok    ", Colour::Green),
@@ -144,9 +151,9 @@ fn counts(row: &Row) -> String {
     if row.total == 0 {
         return String::new();
     }
-    let counted = format!("{:>3}/{:<3}", row.passed, row.total);
+    let counted = format!("{:>4}/{:<4}", row.passed, row.total);
     match row.median_us {
-        Some(median) => format!("{counted}  {}", coloured(&format!("median {}", short(median)), Colour::Dim)),
+        Some(median) => format!("{counted} {}", coloured(&short(median), Colour::Dim)),
         None => counted,
     }
 }

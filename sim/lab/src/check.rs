@@ -126,8 +126,8 @@ pub fn check(lab: &LabName, mut progress: impl FnMut(&str)) -> Result<Report> {
     progress("pods across nodes");
     rows.extend(across(bench.across_nodes()?));
     progress("pods and the ECS instance");
-    rows.push(run("pod to ECS instance", "own source address seen there", bench.to_plain_instance()?));
-    rows.push(run("ECS instance to pod", "own source address seen there", bench.of_plain_instance()?));
+    rows.push(run("pod to ECS instance", "its own source address seen", bench.to_plain_instance()?));
+    rows.push(run("ECS instance to pod", "its own source address seen", bench.of_plain_instance()?));
     progress("pods to the internet");
     let internet = run("pod to internet", "", bench.to_internet()?);
     progress("pods to a service address");
@@ -368,7 +368,7 @@ fn left_as_node(mut row: Row, status: &Status, flows: &Flows) -> Row {
         .filter(|node| status.pods.iter().any(|pod| pod.node == node.name()))
         .map(|node| node.instance.address)
         .collect();
-    "the node's address seen on the vRouter".clone_into(&mut row.detail);
+    "leaves with its node's address".clone_into(&mut row.detail);
     for source in sources.difference(&expected) {
         row.failures.push(format!(
             "packets to {} passed the vRouter with source {source}, which is no node's address",
@@ -391,7 +391,7 @@ fn cni_check(lab: &LabName, status: &Status) -> Row {
         Err(error) => vec![error.to_string()],
     };
     let passed = status.pods.len().saturating_sub(failures.len());
-    observed("CNI CHECK of every pod", "as the runtime's cache has it".to_owned(), passed, failures)
+    observed("CNI CHECK of every pod", "as ADD left it".to_owned(), passed, failures)
 }
 
 /// Every available node has exactly one entry with its own subnet and instance; no instance has another below the pod CIDR.
@@ -477,6 +477,6 @@ fn nothing_encapsulated(status: &Status, flows: &Flows) -> Row {
     if between_pods == 0 && nodes.len() > 1 {
         failures.push("no packet from one pod's address to another's crossed the vRouter".to_owned());
     }
-    let detail = format!("{packets} packets on the vRouter, {between_pods} from pod to pod");
+    let detail = format!("{packets} packets, {between_pods} pod to pod");
     observed("nothing encapsulated", detail, usize::from(packets > 0), failures)
 }

@@ -32,7 +32,7 @@ pub use error::{Error, Result};
 pub use names::LabName;
 pub use spec::Inputs;
 pub use status::Status;
-pub use up::up;
+pub use up::{reserve, up};
 
 /// Name of the instance on which the controller runs.
 pub const CONTROL_INSTANCE: &str = "control";

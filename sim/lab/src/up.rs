@@ -19,18 +19,16 @@ use crate::teardown::{namespace_names, teardown};
 /// How long the supervisor may take to answer its socket.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Builds a lab and leaves it running.
+/// Builds a reserved lab and leaves it running.
 ///
 /// # Errors
-/// The planner refuses the inputs, a lab of that name is there, or building it failed; then nothing of it is left.
+/// Building it failed; then nothing of it is left.
 pub fn up(
     lab: &LabName,
     inputs: &Inputs,
     programs: &Programs,
     mut progress: impl FnMut(&str),
 ) -> Result<Status> {
-    inputs.plan()?;
-    reserve(lab)?;
     match build(lab, inputs, programs, &mut progress) {
         Ok(status) => Ok(status),
         Err(failure) => {
@@ -46,8 +44,12 @@ pub fn up(
     }
 }
 
-/// The directory is the reservation: making it succeeds for one only.
-fn reserve(lab: &LabName) -> Result<()> {
+/// Takes the name for a lab with these inputs. The directory is the reservation: making it succeeds for one only.
+///
+/// # Errors
+/// The planner refuses the inputs, or a lab of that name is there; nothing was changed then.
+pub fn reserve(lab: &LabName, inputs: &Inputs) -> Result<()> {
+    inputs.plan()?;
     std::fs::create_dir_all(LABS_DIR).map_err(|e| Error::io("create", LABS_DIR, e))?;
     let directory = lab.directory();
     let exists =

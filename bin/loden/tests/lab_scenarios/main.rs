@@ -1,0 +1,10 @@
+//! Whole clusters in namespaces, with the production binaries, through the command line a person uses.
+
+// Always true here; it tells clippy that helpers outside of #[test] functions may unwrap, too.
+#![cfg(test)]
+
+mod disorder;
+mod membership;
+mod quota;
+mod support;
+mod whole;

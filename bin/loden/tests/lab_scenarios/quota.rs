@@ -1,0 +1,43 @@
+//! More nodes than the route table has room for.
+
+use serde_json::Value;
+
+use crate::support::{Lab, string, wait_until};
+
+#[test]
+fn nodes_beyond_the_quota_wait_and_say_why_until_it_is_raised() {
+    let lab = Lab::up(&["--nodes", "8", "--pods", "1", "--quota", "5"]);
+    let status = lab.status();
+    let table = string(&status["routeTables"][0]["id"]);
+    let (available, waiting): (Vec<&Value>, Vec<&Value>) = status["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .partition(|node| node["networkUnavailable"]["status"] == "False");
+    assert_eq!((available.len(), waiting.len()), (5, 3), "{status:#}");
+    assert_eq!(status["pods"].as_array().unwrap().len(), 5, "only nodes with an entry take pods");
+    for node in waiting {
+        let condition = &node["networkUnavailable"];
+        assert_eq!(condition["status"], "True");
+        let why = string(&condition["message"]);
+        assert!(why.contains(&table) && why.contains("quota of 5") && why.contains("holds 5"), "{why}");
+    }
+    let controller = status["controller"]["pid"].clone();
+
+    lab.json(&["quota", "8"]);
+    let unavailable = || {
+        let status = lab.status();
+        status["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|node| node["networkUnavailable"]["status"] != "False")
+            .count()
+    };
+    wait_until("every node available", unavailable, |count| *count == 0);
+    assert_eq!(lab.status()["controller"]["pid"], controller, "no restart may be needed");
+    for node in ["node-6", "node-7", "node-8"] {
+        lab.json(&["pod", "add", "--node", node]);
+    }
+    lab.assert_green();
+}
