@@ -38,11 +38,11 @@ fn with(change: &[(&str, &str)]) -> Vec<String> {
 fn the_documented_example_is_sixteen_nodes() {
     let output = plan(&[&GOOD[..], &["-o", "json"]].concat());
     assert!(output.status.success());
-    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(plan["nodes"], 16);
-    assert_eq!(plan["nodeMask"], 24);
-    assert_eq!(plan["usablePodAddressesPerNode"], 253);
-    assert_eq!(plan["maxPods"], 253);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["nodes"], 16);
+    assert_eq!(answer["nodeMask"], 24);
+    assert_eq!(answer["usablePodAddressesPerNode"], 253);
+    assert_eq!(answer["maxPods"], 253);
     let text = String::from_utf8(plan(&GOOD).stdout).unwrap();
     assert!(text.contains("16  (the pod CIDR is the limit; the route table has room for 200)"), "{text}");
     assert!(text.contains("kubelet maxPods"), "{text}");
