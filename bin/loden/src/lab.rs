@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::render::{self, Colour, Progress};
 
-const ABOUT: &str = "\
+const GUIDE: &str = "\
 A lab is a VPC made of network namespaces on this machine: a virtual router that forwards by the route tables of an emulated \
 Alibaba Cloud, instances on ports of it, and a Kubernetes cluster whose nodes run the real flanneld, the real CNI plugins and, beside \
 them, the real loden-controller. Packets are real. It needs root, and leaves nothing behind after `loden lab down`.
@@ -38,7 +38,7 @@ const DEFAULT_NAME: &str = "demo";
 
 /// A VPC with a cluster in it, on this machine.
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT)]
+#[command(after_help = GUIDE)]
 pub(crate) struct LabArgs {
     /// Which lab; several can run side by side
     #[arg(long, global = true, default_value = DEFAULT_NAME, value_name = "NAME")]

@@ -1,6 +1,10 @@
 //! `loden plan` as a person and a script run it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test, where a surprise is to fail loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test, where a surprise is to fail loudly"
+)]
 
 use std::process::{Command, Output};
 

@@ -188,3 +188,121 @@ fn firewall(cloud: &Snapshot, ports: &Ports) -> Table {
         .with_comment("what the VPC drops")
         .with_chain("forward", Chain::hooked(base, rules))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use loden_sim_cloud::topology::{EntryKind, EntrySpec, NextHop};
+    use loden_sim_cloud::{Emulator, Handle};
+
+    use super::*;
+    use crate::spec::Inputs;
+    use crate::{LabName, topology};
+
+    const ONE: &str = "192.168.0.11";
+    const OTHER: &str = "192.168.1.11";
+
+    /// Two instances, one in each vSwitch.
+    fn cloud() -> (LabName, Handle, Ports) {
+        let lab: LabName = "x".parse().unwrap();
+        let inputs = Inputs::default();
+        let emulator = Emulator::new(&topology::cloud(&lab, &inputs), topology::settings(&inputs)).unwrap();
+        let handle = emulator.handle();
+        handle.set_entry_delay(Duration::from_secs(3600));
+        for (at, (name, address)) in [("one", ONE), ("other", OTHER)].into_iter().enumerate() {
+            handle.add_instance(&topology::instance(&lab, name, at, address.parse().unwrap())).unwrap();
+        }
+        let ports = Ports {
+            instances: ["one", "other"].map(|name| (topology::instance_id(name), name.to_owned())).into(),
+            services: Some("100.100.0.10".parse().unwrap()),
+            nat: Some("192.168.0.1".parse().unwrap()),
+        };
+        (lab, handle, ports)
+    }
+
+    fn look(lab: &LabName, cloud: &Handle, ports: &Ports) -> Forwarding {
+        desired(&cloud.snapshot(), &topology::vpc_id(lab), ports, &mut TableNumbers::default())
+    }
+
+    fn way(forwarding: &Forwarding, net: &str) -> Option<Way> {
+        forwarding.routes.get(&(FIRST_TABLE, net.parse().unwrap())).cloned()
+    }
+
+    fn entry(net: &str, instance: &str) -> EntrySpec {
+        EntrySpec {
+            destination: net.parse().unwrap(),
+            next_hops: vec![NextHop::new(INSTANCE, topology::instance_id(instance))],
+            kind: EntryKind::Custom,
+            name: String::new(),
+            description: String::new(),
+        }
+    }
+
+    #[test]
+    fn instances_are_reached_by_their_ports_and_nobody_else_is_there() {
+        let (lab, cloud, ports) = cloud();
+        let forwarding = look(&lab, &cloud, &ports);
+        assert_eq!(way(&forwarding, "192.168.0.11/32"), Some(Way::Port("one".to_owned())));
+        assert_eq!(way(&forwarding, "192.168.0.0/24"), Some(Way::Nowhere));
+        assert_eq!(
+            way(&forwarding, "100.64.0.0/10"),
+            Some(Way::Via([100, 100, 0, 10].into(), SERVICES_PORT.to_owned()))
+        );
+        assert_eq!(
+            way(&forwarding, "0.0.0.0/0"),
+            Some(Way::Via([192, 168, 0, 1].into(), NAT_PORT.to_owned()))
+        );
+        for port in ["one", "other", SERVICES_PORT, NAT_PORT, GATEWAYS] {
+            assert_eq!(forwarding.lookups.get(port), Some(&FIRST_TABLE), "{port}");
+        }
+    }
+
+    #[test]
+    fn an_entry_leads_to_its_instance_until_that_is_gone() {
+        let (lab, cloud, ports) = cloud();
+        cloud.insert_entry(&topology::table_id(&lab), &entry("172.20.0.0/26", "one")).unwrap();
+        let to_one = Some(Way::Via(ONE.parse().unwrap(), "one".to_owned()));
+        assert_eq!(way(&look(&lab, &cloud, &ports), "172.20.0.0/26"), to_one);
+        cloud.remove_instance(&topology::instance_id("one")).unwrap();
+        assert_eq!(way(&look(&lab, &cloud, &ports), "172.20.0.0/26"), Some(Way::Nowhere));
+    }
+
+    #[test]
+    fn each_vswitch_is_routed_by_its_own_table() {
+        let (lab, cloud, ports) = cloud();
+        let spec = loden_sim_cloud::topology::RouteTableSpec::new("vtb-second", TableKind::Custom);
+        cloud.add_table(&topology::vpc_id(&lab), &spec).unwrap();
+        cloud.associate(&topology::vswitch_id(&lab, 1), "vtb-second").unwrap();
+        cloud.insert_entry("vtb-second", &entry("172.20.0.0/26", "one")).unwrap();
+        let forwarding = look(&lab, &cloud, &ports);
+        let second = forwarding.lookups["other"];
+        assert_ne!(second, forwarding.lookups["one"]);
+        assert_eq!(way(&forwarding, "172.20.0.0/26"), None, "the system table has no such entry");
+        assert!(forwarding.routes.contains_key(&(second, "172.20.0.0/26".parse().unwrap())));
+    }
+
+    #[test]
+    fn numbers_stay_with_their_tables() {
+        let mut numbers = TableNumbers::default();
+        let first = numbers.number("vtb-a");
+        let second = numbers.number("vtb-b");
+        assert_ne!(first, second);
+        assert_eq!((numbers.number("vtb-b"), numbers.number("vtb-a")), (second, first));
+    }
+
+    #[test]
+    fn the_check_and_the_security_group_become_rules_in_that_order() {
+        let (lab, cloud, ports) = cloud();
+        let text = look(&lab, &cloud, &ports).firewall.to_string();
+        let order = [
+            "iifname \"one\" ip saddr != 192.168.0.11 drop",
+            "oifname \"one\" ip daddr != 192.168.0.11 drop",
+            "ct state established,related accept",
+            "oifname \"one\" ip saddr 172.20.0.0/16 accept",
+            "oifname \"one\" drop",
+        ];
+        let places: Vec<Option<usize>> = order.iter().map(|rule| text.find(rule)).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{text}");
+    }
+}

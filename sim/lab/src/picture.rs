@@ -17,6 +17,8 @@ const INNER: usize = WIDTH - 3;
 const WAY_OUT: usize = 72;
 /// More pods than this on one node are counted instead of listed.
 const PODS_LISTED: usize = 6;
+/// More nodes than this are counted instead of drawn.
+const NODES_DRAWN: usize = 12;
 /// More entries than this in a table are counted instead of listed.
 const ENTRIES_LISTED: usize = 12;
 
@@ -28,8 +30,13 @@ pub fn draw(status: &Status) -> Vec<String> {
     let title = format!(" VPC {} {} ", status.vpc.id, status.vpc.cidr);
     lines.push(format!(" ╔{}╗", edge(&title, &[(10, '╧'), (WAY_OUT, '╧')])));
     vrouter(status, &mut lines);
-    let mut boxes: Vec<Vec<String>> = status.nodes.iter().map(|node| node_box(status, node)).collect();
-    boxes.extend(status.instances.iter().map(instance_box));
+    let mut boxes: Vec<Vec<String>> = status.instances.iter().map(instance_box).collect();
+    let listed = status.nodes.iter().take(NODES_DRAWN);
+    boxes.splice(0..0, listed.map(|node| node_box(status, node)));
+    if status.nodes.len() > NODES_DRAWN {
+        framed(&mut lines, "");
+        framed(&mut lines, &format!("   {} nodes, the first {NODES_DRAWN} of them:", status.nodes.len()));
+    }
     for row in boxes.chunks(PER_ROW) {
         framed(&mut lines, "");
         let height = row.iter().map(Vec::len).max().unwrap_or(0);
@@ -184,4 +191,131 @@ fn cut(text: &str, columns: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::*;
+    use crate::{Inputs, topology};
+
+    fn instance(name: &str, address: [u8; 4]) -> Instance {
+        Instance {
+            name: name.to_owned(),
+            id: topology::instance_id(name),
+            address: address.into(),
+            vswitch: "vsw-x-1".to_owned(),
+            namespace: format!("loden-x-{name}"),
+            source_dest_check: false,
+        }
+    }
+
+    fn status(nodes: u8, pods_on_each: u8) -> Status {
+        let inputs = Inputs::default();
+        let subnet = |node: u8| format!("172.20.{node}.0/26").parse().unwrap();
+        Status {
+            lab: "x".parse().unwrap(),
+            directory: "/run/loden/labs/x".to_owned(),
+            vpc: Vpc {
+                id: "vpc-x".to_owned(),
+                cidr: inputs.vpc_cidr,
+                vswitches: inputs
+                    .vswitches
+                    .iter()
+                    .map(|cidr| VSwitch {
+                        id: String::new(),
+                        cidr: *cidr,
+                        gateway: crate::spec::gateway(*cidr),
+                        route_table: String::new(),
+                    })
+                    .collect(),
+            },
+            inputs,
+            services: topology::service_addresses(),
+            internet: Internet {
+                nat: [192, 168, 0, 1].into(),
+                elastic_ip: [203, 0, 113, 10].into(),
+                host: [203, 0, 113, 80].into(),
+            },
+            instances: vec![instance("ecs-1", [192, 168, 0, 250]), instance("control", [192, 168, 0, 251])],
+            nodes: (0..nodes)
+                .map(|node| Node {
+                    instance: instance(&format!("node-{node}"), [192, 168, 0, 100 + node]),
+                    subnet: Some(subnet(node)),
+                    network_unavailable: Some(Condition {
+                        status: if node == 0 { "False" } else { "True" }.to_owned(),
+                        reason: String::new(),
+                        message: String::new(),
+                    }),
+                    flanneld: Process::default(),
+                    crashed: false,
+                })
+                .collect(),
+            pods: (0..nodes)
+                .flat_map(|node| (0..pods_on_each).map(move |pod| (node, pod)))
+                .map(|(node, pod)| Pod {
+                    name: format!("pod-{node}-{pod}"),
+                    node: format!("node-{node}"),
+                    address: [172, 20, node, pod + 2].into(),
+                    namespace: String::new(),
+                })
+                .collect(),
+            route_tables: vec![RouteTable {
+                id: "vtb-x".to_owned(),
+                system: true,
+                quota: 200,
+                entries: (0..nodes)
+                    .map(|node| RouteEntry {
+                        destination: subnet(node),
+                        next_hop_type: "Instance".to_owned(),
+                        next_hop: topology::instance_id(&format!("node-{node}")),
+                        status: if node == 1 { "Pending" } else { "Available" }.to_owned(),
+                        custom: true,
+                        name: String::new(),
+                    })
+                    .collect(),
+            }],
+            cluster_services: Vec::new(),
+            controller: Process::default(),
+        }
+    }
+
+    #[test]
+    fn every_line_fits_and_the_frame_is_straight() {
+        for (nodes, pods) in [(0, 0), (1, 1), (3, 2), (4, 9), (30, 1)] {
+            let lines = draw(&status(nodes, pods));
+            for line in &lines {
+                assert!(width(line) <= WIDTH, "{line}");
+                if line.starts_with(" ║") {
+                    assert!(width(line) == WIDTH && line.ends_with('║'), "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_and_states_are_shown() {
+        let text = draw(&status(3, 2)).join("\n");
+        for part in [
+            "VPC vpc-x 192.168.0.0/16",
+            "system route table vtb-x, 3 of 200 custom entries",
+            "172.20.0.0/26      ─▶ node-0 (i-node-0)",
+            "172.20.1.0/26      ─▶ node-1 (i-node-1)  Pending",
+            "eth0  192.168.0.102",
+            "pod-2-1  172.20.2.3",
+            "node node-1 not available",
+            "NAT gateway 192.168.0.1 as 203.0.113.10",
+            "ECS ecs-1",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("node node-0 not available"));
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted() {
+        let text = draw(&status(30, 9)).join("\n");
+        assert!(text.contains("30 nodes, the first 12 of them"), "{text}");
+        assert!(text.contains("… and 18 more") && text.contains("and 3 more"), "{text}");
+    }
 }

@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use loden_aliyun::vpc::EntryStatus;
 use loden_sim_cloud::Snapshot;
 
+use super::overview::natural;
 use super::{Cluster, NodeMember, free_name};
 use crate::control::Applied;
 use crate::error::{Context, Error, Result};
@@ -167,15 +168,14 @@ impl Cluster {
         self.wait("the nodes becoming usable", settled, why_not)
     }
 
-    /// Names of the nodes.
+    /// Names of the nodes, as people count.
     #[must_use]
     pub fn node_names(&self) -> Vec<String> {
-        self.members()
-            .instances
-            .iter()
-            .filter(|(_, member)| member.node.is_some())
-            .map(|(name, _)| name.clone())
-            .collect()
+        let members = self.members();
+        let nodes = members.instances.iter().filter(|(_, member)| member.node.is_some());
+        let mut names: Vec<String> = nodes.map(|(name, _)| name.clone()).collect();
+        names.sort_by_key(|name| natural(name));
+        names
     }
 
     /// Names of the nodes that may have pods.

@@ -114,7 +114,7 @@ fn route_table(table: &TableView) -> status::RouteTable {
 }
 
 /// Sorts `node-2` before `node-10`.
-fn natural(name: &str) -> (String, u64) {
+pub(super) fn natural(name: &str) -> (String, u64) {
     let digits = name.chars().rev().take_while(char::is_ascii_digit).count();
     let (stem, number) = name.split_at(name.len().saturating_sub(digits));
     (stem.to_owned(), number.parse().unwrap_or(0))
