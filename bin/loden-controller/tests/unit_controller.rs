@@ -38,7 +38,8 @@ async fn nodes_join_and_leave() {
     assert!(entry.expect("the mark").description.starts_with("loden route, cluster c1, node n"));
 
     world.join("n4");
-    until(&controller, "the new node is available", || world.is_available("n4")).await;
+    let took = until(&controller, "the new node is available", || world.is_available("n4")).await;
+    println!("available {took:?} after the node object appeared; an entry takes 100 ms");
     assert!(world.entries().contains(&"172.20.3.0/24 via i-n4".to_owned()));
 
     world.leave("n2");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use loden_addr::{Adoption, DivisionError, NodeIpam};
+use loden_addr::{Adoption, DivisionError, Irregularity, NodeIpam};
 use loden_kube::{NodeView, PodCidrOutcome};
 use loden_reconcile::{Backoff, Moment, Queue};
 
@@ -70,7 +70,8 @@ impl Ipam {
         let held = self.pool_family(&node);
         match held {
             Some(subnet) => match self.pool.adopt(&name, subnet) {
-                Adoption::Adopted => {
+                // Another mask wastes addresses and harms nobody: nodes from before a change of the mask keep theirs.
+                Adoption::Adopted | Adoption::Irregular(Irregularity::OtherMask { .. }) => {
                     self.told.remove(&name);
                 }
                 Adoption::Irregular(irregularity) => {

@@ -1,0 +1,477 @@
+//! What answers change: the picture of the tables, open expectations, pauses, and what people are told.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use loden_reconcile::{Moment, mix};
+
+use super::super::notices::{About, Severity};
+use super::super::{Answer, CallId, Controller};
+use super::{
+    Blocked, COLLECTION_WINDOW, DUPLICATE, Expect, Flight, Full, LOST, OTHER, Open, PROBE, READ_BACK, pause,
+};
+use crate::model::{EntryStatus, EntryType, RouteEntry, VpcRouteTableId};
+use crate::plan::{Conflict, EntryKey, Step};
+use crate::port::{BatchAnswer, Failure, FailureClass, Refusal};
+use crate::tables::Served;
+
+impl Controller {
+    pub(in crate::controller) fn lane_answered(&mut self, now: Moment, id: CallId, answer: Answer) {
+        let Some((_, flight)) = self.lane.flight.take_if(|(flight, _)| *flight == id) else { return };
+        match (flight, answer) {
+            (Flight::Tables, Answer::Tables(Ok(tables))) => {
+                self.tables_listed(now, &tables);
+            }
+            (Flight::Entries(table), Answer::Entries(Ok(listing))) => {
+                self.route_success();
+                self.listed(now, &table, listing);
+            }
+            (Flight::ReadBack(table, destinations), Answer::Entries(Ok(listing))) => {
+                self.route_success();
+                if let Some(view) = self.lane.views.get_mut(&table) {
+                    view.replace(&destinations, listing);
+                }
+                self.settle(now, &table, &destinations);
+                self.slow_down(now, &table);
+                self.dirty_destinations(now, &destinations);
+            }
+            (Flight::Change(steps), Answer::Batch(Ok(answer))) => {
+                self.route_success();
+                self.changed(now, steps, &answer);
+            }
+            (Flight::Change(steps), Answer::Batch(Err(failure))) => self.change_failed(now, &steps, &failure),
+            (Flight::Entries(table), Answer::Entries(Err(failure)))
+                if failure.class == FailureClass::NotFound =>
+            {
+                // The table went away: look at the list of tables again.
+                self.lane.listing_due.remove(&table);
+                self.lane.tables_due = true;
+                self.route_failure(now, &failure);
+            }
+            (
+                _,
+                Answer::Tables(Err(failure)) | Answer::Entries(Err(failure)) | Answer::Batch(Err(failure)),
+            ) => {
+                self.route_failure(now, &failure);
+            }
+            (_, _) => {
+                let failure = Failure::transport("the call was answered by another call's answer");
+                self.route_failure(now, &failure);
+            }
+        }
+    }
+
+    fn route_success(&mut self) {
+        self.lane.failures = 0;
+        self.lane.trouble = None;
+        self.notices.over(&About::Controller, "CloudAccessDenied", "vpc");
+        self.notices.over(&About::Controller, "SyncRouteFailed", "");
+    }
+
+    fn route_failure(&mut self, now: Moment, failure: &Failure) {
+        self.lane.failures = self.lane.failures.saturating_add(1);
+        self.lane.pause_until = now + pause(failure, self.lane.failures, mix(self.next_call));
+        self.lane.trouble = Some(failure.clone());
+        match failure.class {
+            FailureClass::Denied | FailureClass::StaleCredentials => {
+                self.notices.stand(About::Controller, "CloudAccessDenied", "vpc", || {
+                    format!("the VPC API refuses the controller's credentials: {failure}; route entries stay as they are until that is mended")
+                });
+            }
+            _ if self.lane.failures >= 5 => {
+                let failures = self.lane.failures;
+                self.notices.stand(About::Controller, "SyncRouteFailed", "", || {
+                    format!("{failures} calls to the VPC API failed one after the other, the last with {failure}; still trying")
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn tables_listed(&mut self, now: Moment, tables: &[crate::model::RouteTable]) {
+        self.lane.tables_due = false;
+        let served = match Served::choose(tables, &self.settings.tables, &self.settings.vpc) {
+            Ok(served) => served,
+            Err(error) => {
+                self.lane.tables_due = true;
+                let failure = Failure::api(404, "InvalidVpc.NotFound", &error.to_string(), "", None);
+                self.route_failure(now, &failure);
+                return;
+            }
+        };
+        self.route_success();
+        if served.is_complete() {
+            self.notices.over(&About::Controller, "MultipleRouteTables", "");
+        } else {
+            let (vpc, count) = (&self.settings.vpc, tables.iter().filter(|table| !table.gateway).count());
+            self.notices.stand(About::Controller, "MultipleRouteTables", "", || {
+                format!(
+                    "multiple route tables found by vpc id[{vpc}], length(tables)={count}: nodes whose vSwitch uses a table that is not served stay unavailable; {}",
+                    served.remedy()
+                )
+            });
+        }
+        for table in &served.unusable {
+            self.notices.stand(About::Controller, "RouteTableNotFound", table.as_str(), || {
+                format!("route table {table} is configured, but the VPC has no such table that takes entries; correct --route-table-ids")
+            });
+        }
+        self.notices.keep("RouteTableNotFound", |_, table| served.unusable.contains(&table.into()));
+        self.lane.views.retain(|table, _| served.tables.contains(table));
+        self.lane.open.retain(|(table, _), _| served.tables.contains(table));
+        self.lane.full.retain(|table, _| served.tables.contains(table));
+        self.lane.listing_due = served.tables.iter().cloned().collect();
+        self.lane.served = Some(served);
+    }
+
+    fn listed(&mut self, now: Moment, table: &VpcRouteTableId, listing: Vec<RouteEntry>) {
+        self.lane.listing_due.remove(table);
+        if !self.lane.serves(table) {
+            return;
+        }
+        let view = crate::observed::TableView::new(listing);
+        let cluster = &self.settings.pod_cidrs;
+        let unsettled = view.iter().filter(|entry| {
+            entry.kind == EntryType::Custom
+                && entry.status != EntryStatus::Available
+                && cluster.iter().any(|range| loden_addr::contains(*range, entry.destination))
+        });
+        for entry in unsettled {
+            self.lane.open.entry((table.clone(), entry.destination)).or_insert_with(|| Open {
+                expect: Expect::Stable,
+                instance: None,
+                entry_id: entry.id.clone(),
+                since: now,
+                next: now + READ_BACK.0,
+            });
+        }
+        if let Some(full) = self.lane.full.get_mut(table)
+            && std::mem::take(&mut full.recount)
+        {
+            full.limit = view.custom_count();
+        }
+        self.lane.views.insert(table.clone(), view);
+        self.forget_absent();
+        let open: Vec<IpNet> = self
+            .lane
+            .open
+            .keys()
+            .filter(|(of, _)| of == table)
+            .map(|(_, destination)| *destination)
+            .collect();
+        self.settle(now, table, &open);
+        self.lane.look = true;
+        self.all_dirty(now);
+    }
+
+    /// Drops what is remembered of entries that no table has and that nobody is creating.
+    fn forget_absent(&mut self) {
+        let (views, open) = (&self.lane.views, &self.lane.open);
+        let coming = |destination: IpNet| open.keys().any(|(_, other)| *other == destination);
+        self.lane.departed.retain(|(destination, instance)| {
+            views.values().any(|view| view.good(*destination, instance).is_some()) || coming(*destination)
+        });
+        self.lane.adopted.retain(|key| {
+            views.get(&key.table).is_some_and(|view| view.good(key.destination, &key.instance).is_some())
+        });
+    }
+
+    /// Closes the expectations that what was just read fulfils or refutes.
+    fn settle(&mut self, now: Moment, table: &VpcRouteTableId, destinations: &[IpNet]) {
+        let Some(view) = self.lane.views.get(table) else { return };
+        for destination in destinations {
+            let place = (table.clone(), *destination);
+            let Some(open) = self.lane.open.get_mut(&place) else { continue };
+            let age = now.saturating_sub(open.since);
+            let entries = view.at(*destination);
+            let moving = entries
+                .iter()
+                .any(|entry| entry.kind == EntryType::Custom && entry.status != EntryStatus::Available);
+            let done = match open.expect {
+                Expect::Present => {
+                    let good =
+                        open.instance.as_ref().is_some_and(|instance| view.carries(*destination, instance));
+                    if good {
+                        // Read-backs of later entries begin when this one was there.
+                        self.lane.settle_time = age;
+                    }
+                    good || (!moving && (!entries.is_empty() || age > LOST))
+                }
+                Expect::Absent => {
+                    !entries.iter().any(|entry| entry.id == open.entry_id) || (!moving && age > LOST)
+                }
+                Expect::Stable => !moving,
+            };
+            if done {
+                self.lane.open.remove(&place);
+                self.lane.look = true;
+            } else {
+                open.next = now + (age * 3 / 20).clamp(READ_BACK.0, READ_BACK.1);
+            }
+        }
+    }
+
+    /// When some of a batch are not there yet, the others of the same age are not either: they wait as long.
+    fn slow_down(&mut self, now: Moment, table: &VpcRouteTableId) {
+        let waiting: BTreeMap<Moment, Moment> = self
+            .lane
+            .open
+            .iter()
+            .filter(|((of, _), open)| of == table && open.next > now)
+            .map(|(_, open)| (open.since, open.next))
+            .collect();
+        for ((of, _), open) in &mut self.lane.open {
+            if of == table
+                && let Some(next) = waiting.get(&open.since)
+            {
+                open.next = open.next.max(*next);
+            }
+        }
+    }
+
+    fn dirty_destinations(&mut self, now: Moment, destinations: &[IpNet]) {
+        let names: Vec<String> = destinations
+            .iter()
+            .filter_map(|destination| self.lane.desired.entries.get(destination))
+            .map(|wanted| wanted.node.clone())
+            .collect();
+        self.dirty(now, names);
+    }
+
+    /// A batch was answered item by item.
+    fn changed(&mut self, now: Moment, steps: Vec<Step>, answer: &BatchAnswer) {
+        let first_look = now + self.lane.settle_time * 9 / 10;
+        let mut slow: Option<Failure> = None;
+        let (refused, accepted): (Vec<_>, Vec<_>) = steps
+            .into_iter()
+            .map(|step| (answer.refused.iter().find(|refusal| names(refusal, &step)), step))
+            .partition(|(refusal, _)| refusal.is_some());
+        for (_, step) in accepted {
+            let place = (step.table().clone(), step.destination());
+            self.lane.blocked.remove(&place);
+            self.lane.alone.remove(&place);
+            let (expect, instance) = match &step {
+                Step::Create { entry, .. } => (Expect::Present, Some(entry.instance.clone())),
+                Step::RemoveConflict { .. } | Step::Collect { .. } => (Expect::Absent, None),
+            };
+            if expect == Expect::Present && refused.is_empty() {
+                self.lane.full.remove(&place.0);
+            }
+            let entry_id = step.removes().map(|entry| entry.id.clone()).unwrap_or_default();
+            self.lane.open.insert(place, Open { expect, instance, entry_id, since: now, next: first_look });
+            self.tell_removed(now, &step);
+        }
+        let accepted = self.lane.open.values().filter(|open| open.expect == Expect::Present).count();
+        for (refusal, step) in refused {
+            let Some(failure) = refusal.map(|refusal| refusal.failure.clone()) else { continue };
+            let class = failure.class;
+            self.refused(now, &step, &failure, accepted);
+            if matches!(
+                class,
+                FailureClass::Busy
+                    | FailureClass::Throttled
+                    | FailureClass::Server
+                    | FailureClass::Denied
+                    | FailureClass::StaleCredentials
+            ) {
+                slow = Some(failure);
+            }
+        }
+        if let Some(failure) = slow {
+            self.route_failure(now, &failure);
+        }
+    }
+
+    fn tell_removed(&mut self, now: Moment, step: &Step) {
+        match step {
+            Step::RemoveConflict { entry, conflict, node, pod_cidr, instance } => {
+                let why = match conflict {
+                    Conflict::PointsElsewhere => {
+                        format!("it is this node's pod CIDR and pointed away from {instance}")
+                    }
+                    Conflict::MoreSpecific => format!("it lies inside this node's pod CIDR {pod_cidr}"),
+                };
+                self.notices.tell(
+                    About::Node(node.clone()),
+                    Severity::Warning,
+                    "ConflictingRouteRemoved",
+                    format!(
+                        "removed route entry {} via {} ({}) from route table {}: {why}",
+                        entry.destination,
+                        entry.via(),
+                        entry.id,
+                        entry.table
+                    ),
+                );
+            }
+            Step::Collect { entry } => {
+                self.lane.collected.push_back(now);
+                while self.lane.collected.front().is_some_and(|at| *at + COLLECTION_WINDOW <= now) {
+                    self.lane.collected.pop_front();
+                }
+                if let Some(key) = EntryKey::of(entry) {
+                    self.lane.departed.remove(&(key.destination, key.instance.clone()));
+                    self.lane.adopted.remove(&key);
+                }
+                self.notices.tell(
+                    About::Controller,
+                    Severity::Normal,
+                    "StaleRouteRemoved",
+                    format!(
+                        "removed route entry {} via {} from route table {}: it is this cluster's, and no node has it any more",
+                        entry.destination,
+                        entry.via(),
+                        entry.table
+                    ),
+                );
+            }
+            Step::Create { .. } => {}
+        }
+    }
+
+    /// One item was refused.
+    fn refused(&mut self, now: Moment, step: &Step, failure: &Failure, accepted: usize) {
+        let place = (step.table().clone(), step.destination());
+        let jitter = mix(self.next_call) ^ u64::from(step.destination().prefix_len());
+        match failure.class {
+            FailureClass::Quota => self.table_full(now, step.table(), accepted),
+            FailureClass::Busy
+            | FailureClass::Throttled
+            | FailureClass::Server
+            | FailureClass::Denied
+            | FailureClass::StaleCredentials => {}
+            FailureClass::NotFound if step.removes().is_some() => {
+                // Somebody was faster. See that it is so.
+                let open = Open {
+                    expect: Expect::Stable,
+                    instance: None,
+                    entry_id: String::new(),
+                    since: now,
+                    next: now,
+                };
+                self.lane.open.insert(place, open);
+            }
+            FailureClass::Duplicate | FailureClass::NotFound | FailureClass::Invalid => {
+                let backoff = if failure.class == FailureClass::Duplicate { DUPLICATE } else { OTHER };
+                if failure.class == FailureClass::Duplicate {
+                    self.lane.listing_due.insert(place.0.clone());
+                }
+                let blocked = self.lane.blocked.entry(place.clone()).or_insert_with(|| Blocked {
+                    failures: 0,
+                    until: now,
+                    failure: failure.clone(),
+                });
+                blocked.failures = blocked.failures.saturating_add(1);
+                blocked.until = now + backoff.delay(blocked.failures, jitter);
+                blocked.failure = failure.clone();
+                self.lane.alone.remove(&place);
+                self.tell_refused(now, step, failure);
+            }
+        }
+    }
+
+    fn tell_refused(&mut self, now: Moment, step: &Step, failure: &Failure) {
+        let failures =
+            self.lane.blocked.get(&(step.table().clone(), step.destination())).map_or(0, |b| b.failures);
+        let node = match step {
+            Step::Create { node, .. } | Step::RemoveConflict { node, .. } => Some(node.clone()),
+            Step::Collect { .. } => None,
+        };
+        self.dirty(now, node.clone());
+        // The first duplicate is settled by looking at the table again; a person hears of what stays.
+        let due = if failure.class == FailureClass::Duplicate { 3 } else { 1 };
+        if failures == due {
+            let about = node.map_or(About::Controller, About::Node);
+            let (table, verb) =
+                (step.table(), if step.removes().is_some() { "deleting" } else { "creating" });
+            self.notices.tell(
+                about,
+                Severity::Warning,
+                if step.removes().is_some() { "DeleteRouteFailed" } else { "CreateRouteFailed" },
+                format!("Error {verb} route entry {} in {table}: {failure}", step.destination()),
+            );
+        }
+    }
+
+    fn table_full(&mut self, now: Moment, table: &VpcRouteTableId, accepted: usize) {
+        let count = self.lane.views.get(table).map_or(0, |view| view.custom_count()) + accepted;
+        let jitter = mix(self.next_call);
+        match self.lane.full.get_mut(table) {
+            None => {
+                self.lane.full.insert(
+                    table.clone(),
+                    Full {
+                        limit: count,
+                        recount: true,
+                        failures: 1,
+                        probe_due: now + PROBE.delay(1, jitter),
+                    },
+                );
+                self.lane.listing_due.insert(table.clone());
+            }
+            // Several refusals of one batch are one.
+            Some(full) if full.probe_due > now => {}
+            Some(full) => {
+                full.failures = full.failures.saturating_add(1);
+                full.probe_due = now + PROBE.delay(full.failures, jitter);
+                full.limit = count;
+            }
+        }
+    }
+
+    /// A batch was refused as a whole, or its fate is unknown.
+    fn change_failed(&mut self, now: Moment, steps: &[Step], failure: &Failure) {
+        match failure.class {
+            FailureClass::Quota => {
+                if let Some(first) = steps.first() {
+                    self.table_full(now, first.table(), 0);
+                }
+                if steps.len() > 1 {
+                    // Some of them may fit.
+                    self.lane
+                        .alone
+                        .extend(steps.iter().map(|step| (step.table().clone(), step.destination())));
+                }
+                return;
+            }
+            FailureClass::Invalid | FailureClass::NotFound | FailureClass::Duplicate => {
+                if let [only] = steps {
+                    self.refused(now, only, failure, 0);
+                } else {
+                    self.lane
+                        .alone
+                        .extend(steps.iter().map(|step| (step.table().clone(), step.destination())));
+                }
+                return;
+            }
+            FailureClass::Server => {
+                // It may have been carried out: nothing is claimed of these entries before they were seen again.
+                self.lane.listing_due.extend(steps.first().map(|step| step.table().clone()));
+                for step in steps {
+                    self.lane.open.entry((step.table().clone(), step.destination())).or_insert(Open {
+                        expect: Expect::Stable,
+                        instance: None,
+                        entry_id: String::new(),
+                        since: now,
+                        next: now,
+                    });
+                }
+            }
+            FailureClass::Busy
+            | FailureClass::Throttled
+            | FailureClass::Denied
+            | FailureClass::StaleCredentials => {}
+        }
+        self.route_failure(now, failure);
+    }
+}
+
+/// Whether a refusal is about a step. Answers name items by entry ID, or by destination and next hop.
+fn names(refusal: &Refusal, step: &Step) -> bool {
+    if let Some(entry) = step.removes()
+        && !refusal.entry_id.is_empty()
+    {
+        return entry.id == refusal.entry_id;
+    }
+    refusal.destination == Some(step.destination())
+}

@@ -1,0 +1,238 @@
+//! Planning anew, and what a plan says to people.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use loden_reconcile::Moment;
+
+use super::super::notices::About;
+use super::super::{Controller, Deadline, MIN_COLLECTED, Why};
+use super::{COLLECTION_WINDOW, READ_BACK};
+use crate::check::check;
+use crate::desired::{Unserved, desired};
+use crate::model::{InstanceId, VpcRouteTableId};
+use crate::plan::{EntryKey, Plan, Policy, Step, diff};
+use crate::port::BATCH_LIMIT;
+
+impl Controller {
+    /// Plans anew, and takes the first steps that one call can carry. `None`: there is nothing to do now, and `look_at` says when there may be.
+    pub(super) fn next_batch(&mut self, now: Moment) -> Option<Vec<Step>> {
+        let policy = self.policy(now);
+        let plan = self.plan(now, &policy);
+        let allowance = self.collect_allowance(now);
+        if let Err(violations) = check(&plan, &self.lane.desired, &policy, allowance) {
+            for violation in violations {
+                self.notices.stand(About::Controller, "UnsafePlan", &violation.step.clone(), || {
+                    violation.to_string()
+                });
+            }
+            self.lane.look = false;
+            self.lane.look_at = None;
+            return None;
+        }
+        let steps = self.first_batch(&plan);
+        if steps.is_empty() {
+            self.lane.look = false;
+            self.lane.look_at = self.next_look(now, &plan);
+            return None;
+        }
+        Some(steps)
+    }
+
+    fn policy(&self, now: Moment) -> Policy {
+        let mut limits: BTreeMap<VpcRouteTableId, usize> = BTreeMap::new();
+        if let (Some(quota), Some(served)) = (self.settings.quota, &self.lane.served) {
+            limits.extend(served.tables.iter().map(|table| (table.clone(), quota)));
+        }
+        for (table, full) in &self.lane.full {
+            let count = self.lane.views.get(table).map_or(0, |view| view.custom_count());
+            // A probe is one more than there is room for.
+            let limit = if full.probe_due <= now { full.limit.max(count + 1) } else { full.limit };
+            limits.insert(table.clone(), limit);
+        }
+        let blocked =
+            self.lane.blocked.iter().filter(|(_, blocked)| blocked.until > now).map(|(place, _)| place);
+        Policy {
+            mark: self.mark.clone(),
+            cluster: self.settings.pod_cidrs.clone(),
+            tables: self.lane.served.as_ref().map(|served| served.tables.clone()).unwrap_or_default(),
+            limits,
+            adopted: self.lane.adopted.clone(),
+            on_hold: blocked.chain(self.lane.open.keys()).cloned().collect(),
+        }
+    }
+
+    fn plan(&mut self, now: Moment, policy: &Policy) -> Plan {
+        let views = &self.lane.views;
+        let installed = |destination, instance: &InstanceId| {
+            views.values().any(|view| view.good(destination, instance).is_some())
+        };
+        self.lane.desired =
+            desired(self.nodes.values().map(|state| &state.node), &self.settings.pod_cidrs, installed);
+        let mut allowance = self.collect_allowance(now);
+        let (departed, stale_since, grace) =
+            (&self.lane.departed, &self.lane.stale_since, self.settings.stale_grace);
+        let plan = diff(&self.lane.desired, &self.lane.views, policy, |entry| {
+            let Some(key) = EntryKey::of(entry) else { return false };
+            let seen_leaving = departed.contains(&(key.destination, key.instance.clone()));
+            let ripe = seen_leaving || stale_since.get(&key).is_some_and(|since| *since + grace <= now);
+            let go = ripe && allowance > 0;
+            allowance -= usize::from(go);
+            go
+        });
+        self.note_plan(now, &plan);
+        plan
+    }
+
+    /// Remembers what a plan says beyond its steps, and tells people of it.
+    fn note_plan(&mut self, now: Moment, plan: &Plan) {
+        self.lane.adopted.extend(plan.adopt.iter().cloned());
+        let stale: BTreeSet<EntryKey> = plan.stale.iter().filter_map(EntryKey::of).collect();
+        self.lane.stale_since.retain(|key, _| stale.contains(key));
+        for key in stale {
+            self.lane.stale_since.entry(key).or_insert(now);
+        }
+
+        let mut waiting: BTreeMap<_, _> =
+            plan.waiting.iter().map(|wait| ((wait.table.clone(), wait.node.clone()), wait.clone())).collect();
+        for ((table, node), wait) in &self.lane.waiting {
+            // A probe for one more entry than there is room for: until it succeeds its node waits like the others.
+            if self.lane.full.contains_key(table)
+                && plan
+                    .steps
+                    .iter()
+                    .any(|step| step.table() == table && step.destination() == wait.destination)
+            {
+                waiting.insert((table.clone(), node.clone()), wait.clone());
+            }
+        }
+        for wait in waiting.values_mut() {
+            if let Some(full) = self.lane.full.get(&wait.table) {
+                wait.limit = full.limit;
+            }
+        }
+        // Of several on one pod CIDR the one that takes all of it is told.
+        let obstructions: BTreeMap<_, _> = plan
+            .obstructions
+            .iter()
+            .filter(|found| !found.whole())
+            .chain(plan.obstructions.iter().filter(|found| found.whole()))
+            .map(|found| ((found.entry.table.clone(), found.pod_cidr), found.clone()))
+            .collect();
+        let mut touched: BTreeSet<String> = self.lane.desired.unserved.keys().cloned().collect();
+        touched.extend(self.lane.waiting.keys().chain(waiting.keys()).map(|(_, node)| node.clone()));
+        touched.extend(
+            self.lane.obstructions.values().chain(obstructions.values()).map(|found| found.node.clone()),
+        );
+        self.lane.waiting = waiting;
+        self.lane.obstructions = obstructions;
+        self.dirty(now, touched);
+        self.tell_plan();
+    }
+
+    fn tell_plan(&mut self) {
+        let lane = &self.lane;
+        for ((table, node), wait) in &lane.waiting {
+            let about = About::Node(node.clone());
+            self.notices.stand(about, "RouteQuotaExceeded", table.as_str(), || wait.to_string());
+            self.notices.stand(About::Controller, "RouteQuotaExceeded", table.as_str(), || {
+                let nodes: Vec<&str> =
+                    lane.waiting.keys().filter(|(other, _)| other == table).map(|(_, node)| node.as_str()).collect();
+                let shown = nodes.iter().take(10).copied().collect::<Vec<_>>().join(", ");
+                let more = if nodes.len() > 10 { ", …" } else { "" };
+                format!(
+                    "route table {table} holds {} of {} custom route entries, and {} nodes wait for room ({shown}{more}); raise the quota vpc_quota_route_entrys_num or remove entries",
+                    wait.count,
+                    wait.limit,
+                    nodes.len()
+                )
+            });
+        }
+        let waiting = &lane.waiting;
+        self.notices.keep("RouteQuotaExceeded", |about, table| match about {
+            About::Controller => waiting.keys().any(|(other, _)| other.as_str() == table),
+            About::Node(node) => waiting.contains_key(&(table.into(), node.clone())),
+        });
+        for ((table, pod_cidr), found) in &lane.obstructions {
+            let key = format!("{table} {pod_cidr}");
+            self.notices.stand(About::Node(found.node.clone()), "RouteBlocked", &key, || found.to_string());
+        }
+        let blocked: BTreeSet<String> =
+            lane.obstructions.keys().map(|(table, pod_cidr)| format!("{table} {pod_cidr}")).collect();
+        self.notices.keep("RouteBlocked", |_, key| blocked.contains(key));
+
+        // A node without pod CIDR or provider ID is on its way: its condition says so, and nobody needs to be woken.
+        let told = |unserved: &Unserved| !matches!(unserved, Unserved::NoPodCidr | Unserved::ProviderId(_));
+        for (node, unserved) in lane.desired.unserved.iter().filter(|(_, unserved)| told(unserved)) {
+            self.notices.stand(About::Node(node.clone()), unserved.reason(), "", || unserved.to_string());
+        }
+        for reason in ["InvalidPodCIDR", "PodCIDROutsideCluster", "PodCIDRCollision"] {
+            let unserved = &lane.desired.unserved;
+            self.notices.keep(reason, |about, _| match about {
+                About::Node(node) => unserved.get(node).is_some_and(|unserved| unserved.reason() == reason),
+                About::Controller => false,
+            });
+        }
+    }
+
+    /// How many entries may be collected now: a share of the nodes within each window, so that a list of nodes that is wrong does not empty the
+    /// tables.
+    fn collect_allowance(&self, now: Moment) -> usize {
+        let bound = (self.nodes.len() * self.settings.collect_percent / 100).max(MIN_COLLECTED);
+        let recent = self.lane.collected.iter().filter(|at| **at + COLLECTION_WINDOW > now).count();
+        bound.saturating_sub(recent)
+    }
+
+    fn first_batch(&self, plan: &Plan) -> Vec<Step> {
+        let Some(first) = plan.steps.first() else { return Vec::new() };
+        let place = |step: &Step| (step.table().clone(), step.destination());
+        if self.lane.alone.contains(&place(first)) {
+            return vec![first.clone()];
+        }
+        let kind = std::mem::discriminant(first);
+        plan.steps
+            .iter()
+            .take_while(|step| std::mem::discriminant(*step) == kind && step.table() == first.table())
+            .filter(|step| !self.lane.alone.contains(&place(step)))
+            .take(BATCH_LIMIT)
+            .cloned()
+            .collect()
+    }
+
+    fn next_look(&mut self, now: Moment, plan: &Plan) -> Option<(Moment, Why)> {
+        let mut deadline = Deadline::default();
+        for blocked in self.lane.blocked.values().filter(|blocked| blocked.until > now) {
+            deadline.at(blocked.until, Why::Retry);
+        }
+        for (table, full) in &self.lane.full {
+            if plan.waiting.iter().any(|wait| wait.table == *table) {
+                deadline.at(full.probe_due, Why::QuotaProbe);
+            }
+        }
+        let mut deferred = 0;
+        for key in plan.stale.iter().filter_map(EntryKey::of) {
+            let ripe_at = match self.lane.stale_since.get(&key) {
+                _ if self.lane.departed.contains(&(key.destination, key.instance.clone())) => now,
+                Some(since) => *since + self.settings.stale_grace,
+                None => now,
+            };
+            if ripe_at > now {
+                deadline.at(ripe_at, Why::Grace);
+            } else {
+                deferred += 1;
+            }
+        }
+        if deferred > 0
+            && let Some(oldest) = self.lane.collected.front()
+        {
+            deadline.at((*oldest + COLLECTION_WINDOW).max(now + READ_BACK.0), Why::Grace);
+            self.notices.stand(About::Controller, "CollectionBounded", "", || {
+                format!(
+                    "{deferred} route entries of departed nodes wait: no more than a share of the nodes' entries is removed within a minute; look whether the list of nodes is right"
+                )
+            });
+        } else {
+            self.notices.over(&About::Controller, "CollectionBounded", "");
+        }
+        deadline.0
+    }
+}
