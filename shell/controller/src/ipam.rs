@@ -176,3 +176,119 @@ impl Ipam {
         self.queue.next_due().filter(|_| self.complete)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap as Map;
+
+    use super::*;
+
+    const SECOND: Moment = Duration::from_secs(1);
+
+    fn node(name: &str, uid: &str, pod_cidr: &str) -> Arc<NodeView> {
+        Arc::new(NodeView {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            resource_version: "1".to_owned(),
+            created: None,
+            labels: Map::new(),
+            annotations: Map::new(),
+            provider_id: None,
+            pod_cidrs: if pod_cidr.is_empty() { Vec::new() } else { vec![pod_cidr.to_owned()] },
+            addresses: Vec::new(),
+            taints: Vec::new(),
+            ready: None,
+            network_unavailable: None,
+            deleting: false,
+        })
+    }
+
+    fn ipam(pod_cidr: &str) -> Ipam {
+        let settings =
+            IpamSettings { pod_cidr: pod_cidr.parse().unwrap(), node_mask: 24, reserved: Vec::new() };
+        Ipam::new(&settings).unwrap()
+    }
+
+    fn grants(ipam: &mut Ipam, now: Moment) -> Vec<String> {
+        std::iter::from_fn(|| ipam.next(now))
+            .map(|grant| format!("{} {}", grant.node.name, grant.pod_cidr))
+            .collect()
+    }
+
+    #[test]
+    fn nobody_is_served_before_all_nodes_are_known() {
+        let mut ipam = ipam("172.20.0.0/16");
+        ipam.seen(SECOND, node("new", "1", ""));
+        assert!(grants(&mut ipam, SECOND).is_empty());
+        ipam.seen(SECOND, node("old", "2", "172.20.0.0/24"));
+        ipam.complete();
+        assert_eq!(grants(&mut ipam, SECOND), ["new 172.20.1.0/24"]);
+        assert!(grants(&mut ipam, SECOND).is_empty(), "one write at a time");
+    }
+
+    #[test]
+    fn a_failed_write_is_tried_again_with_the_same_subnet() {
+        let mut ipam = ipam("172.20.0.0/16");
+        ipam.complete();
+        let a = node("a", "1", "");
+        ipam.seen(SECOND, Arc::clone(&a));
+        assert_eq!(grants(&mut ipam, SECOND), ["a 172.20.0.0/24"]);
+        let failure =
+            loden_kube::Error::Timeout { operation: "x".to_owned(), server: "y".to_owned(), seconds: 1 };
+        ipam.written(SECOND, &a, &Err(failure));
+        assert!(grants(&mut ipam, SECOND).is_empty());
+        let due = ipam.next_due().unwrap();
+        assert_eq!(grants(&mut ipam, due), ["a 172.20.0.0/24"]);
+        ipam.written(due, &a, &Ok(PodCidrOutcome::Written));
+        ipam.seen(due, node("a", "1", "172.20.0.0/24"));
+        assert_eq!(ipam.next_due(), None);
+    }
+
+    #[test]
+    fn what_another_allocator_gave_is_adopted_and_the_own_choice_returned() {
+        let mut ipam = ipam("172.20.0.0/16");
+        ipam.complete();
+        let a = node("a", "1", "");
+        ipam.seen(SECOND, Arc::clone(&a));
+        assert_eq!(grants(&mut ipam, SECOND), ["a 172.20.0.0/24"]);
+        ipam.written(SECOND, &a, &Ok(PodCidrOutcome::SetToOthers(vec!["172.20.9.0/24".to_owned()])));
+        ipam.seen(SECOND, node("a", "1", "172.20.9.0/24"));
+        ipam.seen(SECOND, node("b", "2", ""));
+        assert_eq!(grants(&mut ipam, SECOND), ["b 172.20.0.0/24"]);
+    }
+
+    #[test]
+    fn a_node_reborn_under_its_name_starts_anew() {
+        let mut ipam = ipam("172.20.0.0/16");
+        ipam.complete();
+        ipam.seen(SECOND, node("a", "1", "172.20.5.0/24"));
+        ipam.seen(SECOND, node("a", "2", ""));
+        assert_eq!(grants(&mut ipam, SECOND), ["a 172.20.0.0/24"]);
+    }
+
+    #[test]
+    fn who_goes_without_is_told_once_and_served_when_there_is_room() {
+        let mut ipam = ipam("172.20.0.0/24");
+        ipam.complete();
+        ipam.seen(SECOND, node("a", "1", "172.20.0.0/24"));
+        ipam.seen(SECOND, node("b", "2", ""));
+        assert!(grants(&mut ipam, SECOND).is_empty());
+        ipam.seen(SECOND, node("b", "2", ""));
+        assert!(grants(&mut ipam, SECOND).is_empty());
+        let told = ipam.reports();
+        assert_eq!(told.iter().map(|report| report.reason).collect::<Vec<_>>(), ["CIDRNotAvailable"]);
+        ipam.gone(SECOND, "a");
+        assert_eq!(grants(&mut ipam, SECOND), ["b 172.20.0.0/24"]);
+    }
+
+    #[test]
+    fn two_nodes_with_one_subnet_are_reported() {
+        let mut ipam = ipam("172.20.0.0/16");
+        ipam.seen(SECOND, node("a", "1", "172.20.0.0/24"));
+        ipam.seen(SECOND, node("b", "2", "172.20.0.0/24"));
+        ipam.seen(SECOND, node("c", "3", "172.20.1.0/25"));
+        let told = ipam.reports();
+        assert_eq!(told.len(), 1, "another mask alone is no news");
+        assert!(told[0].message.contains("which node a holds"), "{}", told[0].message);
+    }
+}
