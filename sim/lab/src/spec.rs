@@ -47,7 +47,7 @@ impl Default for Inputs {
             pod_cidr: net(172, 20, 0, 16),
             service_cidr: net(172, 21, 0, 20),
             vpc_cidr: net(192, 168, 0, 16),
-            vswitches: vec![net(192, 168, 0, 24), net(192, 168, 1, 24)],
+            vswitches: usual_vswitches(net(192, 168, 0, 16)),
             quota: loden_addr::DEFAULT_ROUTE_QUOTA,
             entry_delay_ms: 200,
         }
@@ -111,6 +111,13 @@ impl Inputs {
     }
 }
 
+/// The vSwitches of a VPC for which none are given: its first two ranges of 256 addresses, or halves of it if it is smaller.
+#[must_use]
+pub fn usual_vswitches(vpc: Ipv4Net) -> Vec<Ipv4Net> {
+    let prefix = vpc.prefix_len().saturating_add(1).clamp(24, 32);
+    vpc.subnets(prefix).map(|subnets| subnets.take(2).collect()).unwrap_or_default()
+}
+
 /// The gateway's address in a vSwitch: the third from the end.
 #[must_use]
 pub fn gateway(vswitch: Ipv4Net) -> Ipv4Addr {
@@ -171,6 +178,15 @@ mod tests {
         assert!(text.contains("4 addresses") && text.contains("needs 6"), "{text}");
         assert!(Inputs { pods: 62, ..Inputs::default() }.plan().is_err());
         assert!(Inputs { quota: 2, ..Inputs::default() }.plan().is_ok());
+    }
+
+    #[test]
+    fn the_usual_vswitches_lie_in_the_vpc() {
+        let usual = |vpc: &str| {
+            usual_vswitches(vpc.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(usual("10.0.0.0/8"), ["10.0.0.0/24", "10.0.1.0/24"]);
+        assert_eq!(usual("192.168.0.0/24"), ["192.168.0.0/25", "192.168.0.128/25"]);
     }
 
     #[test]

@@ -1,0 +1,211 @@
+//! What `loden lab` can be told.
+
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+use loden_lab::Inputs;
+use loden_lab::spec::usual_vswitches;
+
+const GUIDE: &str = "\
+A lab is a VPC made of network namespaces on this machine: a virtual router that forwards by the route tables of an emulated \
+Alibaba Cloud, instances on ports of it, and a Kubernetes cluster whose nodes run the real flanneld, the real CNI plugins and, beside \
+them, the real loden-controller. Packets are real. It needs root, and leaves nothing behind after `loden lab down`.
+
+Try:
+  loden lab demo                       everything once: up, check, picture, down
+  loden lab up && loden lab status     a lab to play with
+  loden lab pod exec pod-1 -- ip addr  look around inside a pod
+  loden lab node add                   watch the cluster grow
+  loden lab up --nodes 8 --quota 5     what happens when the route table is full
+  loden lab down
+
+Not there yet: portmap and other chained plugins, tunnel backends, a tunnel past the quota, IPv6, several VPC route tables.";
+
+/// The lab that is meant when none is named.
+pub(super) const DEFAULT_NAME: &str = "demo";
+
+/// A VPC with a cluster in it, on this machine.
+#[derive(Debug, Args)]
+#[command(after_help = GUIDE)]
+pub(crate) struct LabArgs {
+    /// Which lab; several can run side by side
+    #[arg(long, global = true, default_value = DEFAULT_NAME, value_name = "NAME")]
+    pub(super) name: String,
+    /// How to print the answer
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Build a lab and leave it running
+    Up(UpArgs),
+    /// What the lab is made of: picture, nodes, pods, route tables
+    Status,
+    /// Add, remove or crash a node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Add or remove a pod, or run a command in one
+    #[command(subcommand)]
+    Pod(PodCommand),
+    /// Look at the system route table, or meddle with it by hand as somebody at the console would
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Kill the controller or a node's flanneld, and start it again at once
+    #[command(subcommand)]
+    Restart(RestartCommand),
+    /// Try everything a working cluster must do, with real packets
+    Check,
+    /// Change how many custom entries each route table takes
+    Quota {
+        /// The new quota
+        entries: u32,
+    },
+    /// The cluster's events, oldest first
+    Events,
+    /// Remove a lab and everything it left, in whatever state it is
+    Down {
+        /// Every lab on this machine
+        #[arg(long)]
+        all: bool,
+    },
+    /// Up, check, picture, down
+    Demo(UpArgs),
+    /// The lab's own process; `up` starts it
+    #[command(hide = true)]
+    Supervise,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct UpArgs {
+    /// Kubernetes nodes
+    #[arg(long, value_name = "COUNT", default_value_t = Inputs::default().nodes)]
+    pub(super) nodes: u32,
+    /// Pods to start on each node
+    #[arg(long, value_name = "COUNT", default_value_t = Inputs::default().pods)]
+    pub(super) pods: u32,
+    /// Addresses in each node's subnet: 16, 32, 64, 128 or 256
+    #[arg(long, value_name = "COUNT", default_value_t = Inputs::default().pods_per_node)]
+    pub(super) pods_per_node: u32,
+    /// Range that is cut into one subnet per node; outside the VPC's range
+    #[arg(long, value_name = "CIDR", default_value_t = Inputs::default().pod_cidr)]
+    pub(super) pod_cidr: Ipv4Net,
+    /// Range of service addresses
+    #[arg(long, value_name = "CIDR", default_value_t = Inputs::default().service_cidr)]
+    pub(super) service_cidr: Ipv4Net,
+    /// Range of the VPC
+    #[arg(long, value_name = "CIDR", default_value_t = Inputs::default().vpc_cidr)]
+    pub(super) vpc_cidr: Ipv4Net,
+    /// Range of a vSwitch; repeat it for several, nodes are spread over them; two at the VPC's beginning if not given
+    #[arg(long = "vswitch", value_name = "CIDR", value_delimiter = ',')]
+    pub(super) vswitches: Vec<Ipv4Net>,
+    /// Custom entries that each route table takes
+    #[arg(long, value_name = "COUNT", default_value_t = Inputs::default().quota)]
+    pub(super) quota: u32,
+    /// Milliseconds until a changed route entry is effective
+    #[arg(long, value_name = "MS", default_value_t = Inputs::default().entry_delay_ms)]
+    pub(super) entry_delay: u64,
+}
+
+impl UpArgs {
+    pub(super) fn inputs(&self) -> Inputs {
+        Inputs {
+            nodes: self.nodes,
+            pods: self.pods,
+            pods_per_node: self.pods_per_node,
+            pod_cidr: self.pod_cidr,
+            service_cidr: self.service_cidr,
+            vpc_cidr: self.vpc_cidr,
+            vswitches: if self.vswitches.is_empty() {
+                usual_vswitches(self.vpc_cidr)
+            } else {
+                self.vswitches.clone()
+            },
+            quota: self.quota,
+            entry_delay_ms: self.entry_delay,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// Start an instance that joins the cluster
+    Add {
+        /// Its name; node-1, node-2, … if not given
+        node: Option<String>,
+    },
+    /// Take a node out in order: its pods, flanneld, the node object, the instance
+    Remove {
+        /// Which
+        node: String,
+    },
+    /// Stop an instance from one moment to the next; its node object stays
+    Crash {
+        /// Which
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PodCommand {
+    /// Start a pod by the CNI protocol
+    Add {
+        /// Its name; pod-1, pod-2, … if not given
+        pod: Option<String>,
+        /// On this node; the one with the fewest pods if not given
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Stop a pod
+    Remove {
+        /// Which
+        pod: String,
+    },
+    /// Run a command in a pod's network namespace
+    Exec {
+        /// Which
+        pod: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RouteCommand {
+    /// Entries of the system table
+    List,
+    /// Make an entry
+    Add {
+        /// Destination
+        destination: Ipv4Net,
+        /// Name of the instance that is its next hop
+        instance: String,
+    },
+    /// Delete an entry
+    Remove {
+        /// Destination
+        destination: Ipv4Net,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RestartCommand {
+    /// loden-controller
+    Controller,
+    /// The flanneld of a node
+    Flanneld {
+        /// Which node
+        node: String,
+    },
+}

@@ -1,0 +1,80 @@
+//! How a lab looks to people.
+
+use loden_lab::control::Event;
+use loden_lab::{Status, picture};
+
+use crate::render;
+
+pub(super) fn lab(status: &Status) {
+    for line in picture::draw(status) {
+        render::print(&line);
+    }
+    render::print("");
+    let nodes: Vec<Vec<String>> = status
+        .nodes
+        .iter()
+        .map(|node| {
+            let condition = node.network_unavailable.as_ref();
+            vec![
+                node.name().to_owned(),
+                node.instance.id.clone(),
+                node.instance.address.to_string(),
+                node.subnet.map_or_else(|| "-".to_owned(), |subnet| subnet.to_string()),
+                condition.map_or("-", |condition| condition.status.as_str()).to_owned(),
+                condition.map_or(String::new(), |condition| {
+                    format!("{}: {}", condition.reason, condition.message)
+                }),
+            ]
+        })
+        .collect();
+    render::table(&["NODE", "INSTANCE", "ADDRESS", "SUBNET", "NETWORK UNAVAILABLE", "REASON"], &nodes);
+    // The picture shows who is not available; why is told in full, since it says what to do.
+    for node in &status.nodes {
+        if let Some(condition) =
+            node.network_unavailable.as_ref().filter(|condition| condition.status != "False")
+        {
+            render::print(&format!("{}: {}", node.name(), condition.message));
+        }
+    }
+    render::print("");
+    render::print(&format!("files and logs: {}", status.directory));
+}
+
+pub(super) fn routes(status: &Status) {
+    let Some(table) = status.system_table() else { return };
+    let used = table.entries.iter().filter(|entry| entry.custom).count();
+    render::print(&format!("system route table {}, {used} of {} custom entries", table.id, table.quota));
+    let rows: Vec<Vec<String>> = table
+        .entries
+        .iter()
+        .map(|entry| {
+            let kind = if entry.custom { "Custom" } else { "System" };
+            [
+                entry.destination.to_string(),
+                entry.next_hop_type.clone(),
+                entry.next_hop.clone(),
+                entry.status.clone(),
+            ]
+            .into_iter()
+            .chain([kind.to_owned(), entry.name.clone()])
+            .collect()
+        })
+        .collect();
+    render::table(&["DESTINATION", "TYPE", "NEXT HOP", "STATUS", "KIND", "NAME"], &rows);
+}
+
+pub(super) fn events(events: &[Event]) {
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| {
+            vec![
+                event.kind.clone(),
+                event.object.clone(),
+                event.reason.clone(),
+                event.count.to_string(),
+                event.message.clone(),
+            ]
+        })
+        .collect();
+    render::table(&["TYPE", "OBJECT", "REASON", "COUNT", "MESSAGE"], &rows);
+}
