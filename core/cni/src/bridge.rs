@@ -266,19 +266,6 @@ pub fn format_mac(mac: &[u8]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
-/// The text by which flanneld recognises a bridge whose gateway addresses it may heal: kept as the link's alias.
-pub fn gateway_mark(addresses: &[IpNet]) -> String {
-    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    format!("{GATEWAY_MARK_PREFIX}{}", list.join(" "))
-}
-
-/// The addresses that a gateway mark lists; `None` when the alias is not such a mark.
-pub fn parse_gateway_mark(alias: &str) -> Option<Vec<IpNet>> {
-    alias.strip_prefix(GATEWAY_MARK_PREFIX)?.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
-}
-
-const GATEWAY_MARK_PREFIX: &str = "loden gateway ";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,8 +350,5 @@ mod tests {
         assert_eq!(next_hop_of(&result.routes[0], &result), "10.1.0.1".parse().ok());
         let gateways = config.gateway_addresses(&result);
         assert_eq!(gateways, ["10.1.0.1/24".parse().unwrap(), "fd00::9/64".parse().unwrap()]);
-        assert_eq!(gateway_mark(&gateways), "loden gateway 10.1.0.1/24 fd00::9/64");
-        assert_eq!(parse_gateway_mark("loden gateway 10.1.0.1/24 fd00::9/64"), Some(gateways));
-        assert_eq!(parse_gateway_mark("uplink"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Leases and their codecs: `net-conf.json`, `subnet.env`, node annotations, backend data and etcd subnet keys.
+//! Leases and their codecs: `net-conf.json`, `subnet.env`, node annotations, backend data, etcd subnet keys and the
+//! note on a bridge.
 //!
 //! Everything here is text in, value out (and back). Formats are flannel's, byte for byte, because peers, runtimes and
 //! operators' scripts read them. Getting a key wrong strands a node: its peers cannot find it, or its pods get no address.
@@ -6,6 +7,7 @@
 mod annotations;
 mod assigned;
 mod attributes;
+mod gateway_mark;
 mod net_conf;
 mod subnet_env;
 mod subnet_key;
@@ -13,6 +15,7 @@ mod subnet_key;
 pub use annotations::{AnnotationKeys, PrefixError};
 pub use assigned::{AssignmentError, assigned_subnets};
 pub use attributes::{AttributesError, BackendData, LeaseAttributes, PublicIp};
+pub use gateway_mark::{gateway_mark, parse_gateway_mark};
 pub use net_conf::{BackendConf, NetConf, NetConfError, SubnetRange};
 pub use subnet_env::{PreviousSubnets, SubnetEnv, SubnetEnvError, gateway_of};
 pub use subnet_key::{SubnetKey, SubnetKeyError};

@@ -26,7 +26,7 @@ mod text;
 pub use backend::{BackendError, BackendKind, find_backend};
 pub use check::{Unsafe, check};
 pub use diff::diff;
-pub use gateway::{GATEWAY_ALIAS, gateway_alias, gateways};
+pub use gateway::gateways;
 pub use model::Refused;
 pub use network::{BLACKHOLE_METRIC, Network};
 pub use object::{

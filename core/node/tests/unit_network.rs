@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "the literals of a test parse")]
 
 use loden_firewall::flannel::Masquerade;
+use loden_lease::gateway_mark;
 use loden_node::fake::Kernel;
 use loden_node::{
     Address, BOOT_PROTOCOL, Desired, Link, LinkKind, Mac, Network, Object, Objects, Plan, ROUTE_PROTOCOL,
-    Reason, Route, RouteKind, Sysctl, Vxlan, check, diff, gateway_alias,
+    Reason, Route, RouteKind, Sysctl, Vxlan, check, diff,
 };
 
 fn network() -> Network {
@@ -120,7 +121,7 @@ fn leftovers_of_an_earlier_backend_go_and_strangers_stay() {
 
 #[test]
 fn the_gateway_address_of_our_bridges_is_kept() {
-    let alias = |text: &str| gateway_alias(&[text.parse().unwrap()]);
+    let alias = |text: &str| gateway_mark(&[text.parse().unwrap()]);
     let kernel = Kernel::with(Objects::from_iter([
         link("cni0", LinkKind::Bridge, Some(alias("172.20.1.1/24"))),
         link("cni1", LinkKind::Bridge, Some(alias("172.30.1.1/24"))),

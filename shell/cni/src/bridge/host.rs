@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use loden_cni_protocol::bridge::{BridgeConfig, gateway_mark, parse_gateway_mark};
+use loden_cni_protocol::bridge::BridgeConfig;
 use loden_cni_protocol::error::Error;
+use loden_lease::{gateway_mark, parse_gateway_mark};
 use loden_netlink::{
     Address, Change, IpFamily, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind, OperState,
     RouteSocket, sysctl,
