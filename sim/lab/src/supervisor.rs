@@ -109,6 +109,16 @@ impl Supervisor {
             Request::Status => encode(&cluster.status()),
             Request::Events => encode(&cluster.kube.events()),
             Request::CniCheck => encode(&cluster.cni_check()?),
+            // What only tells somebody else to change never waits for an operation that may be waiting for just that.
+            Request::Quota { entries } => encode(&cluster.set_quota(entries)?),
+            Request::RouteAdd { destination, instance } => {
+                encode(&cluster.add_route(destination, &instance)?)
+            }
+            Request::RouteRemove { destination } => encode(&cluster.remove_route(destination)?),
+            Request::Restart { process: ProcessName::Controller } => encode(&cluster.restart_controller()?),
+            Request::Restart { process: ProcessName::Flanneld(node) } => {
+                encode(&cluster.restart_flanneld(&node)?)
+            }
             changing => encode(&cluster.operate(|| self.change(cluster, changing, progress))?),
         }
     }
@@ -129,13 +139,8 @@ impl Supervisor {
             Request::NodeCrash { name } => cluster.crash_node(&name),
             Request::PodAdd { node, name } => cluster.add_pod(node, name),
             Request::PodRemove { name } => cluster.remove_pod(&name),
-            Request::Quota { entries } => cluster.set_quota(entries),
-            Request::RouteAdd { destination, instance } => cluster.add_route(destination, &instance),
-            Request::RouteRemove { destination } => cluster.remove_route(destination),
-            Request::Restart { process: ProcessName::Controller } => cluster.restart_controller(),
-            Request::Restart { process: ProcessName::Flanneld(node) } => cluster.restart_flanneld(&node),
-            Request::Build | Request::Status | Request::Events | Request::CniCheck => {
-                Err(Error::Refused(format!("lab {} does not change by this request", self.lab)))
+            other => {
+                Err(Error::Refused(format!("lab {} has no members that {other:?} would change", self.lab)))
             }
         }
     }

@@ -23,8 +23,10 @@ fn nodes_beyond_the_quota_wait_and_say_why_until_it_is_raised() {
         assert!(why.contains(&table) && why.contains("quota of 5") && why.contains("holds 5"), "{why}");
     }
     let controller = status["controller"]["pid"].clone();
+    let ninth = lab.json(&["node", "add"]);
+    assert!(string(&ninth["text"]).contains("quota of 5"), "{ninth}");
 
-    lab.json(&["quota", "8"]);
+    lab.json(&["quota", "9"]);
     let unavailable = || {
         let status = lab.status();
         status["nodes"]
@@ -36,7 +38,7 @@ fn nodes_beyond_the_quota_wait_and_say_why_until_it_is_raised() {
     };
     wait_until("every node available", unavailable, |count| *count == 0);
     assert_eq!(lab.status()["controller"]["pid"], controller, "no restart may be needed");
-    for node in ["node-6", "node-7", "node-8"] {
+    for node in ["node-6", "node-7", "node-8", "node-9"] {
         lab.json(&["pod", "add", "--node", node]);
     }
     lab.assert_green();

@@ -19,6 +19,9 @@ use crate::runtime::Runtime;
 use crate::status::Condition;
 use crate::topology;
 
+/// Reason of the condition `NetworkUnavailable` while a route table is full, as the controller writes it.
+const QUOTA_EXCEEDED: &str = "RouteQuotaExceeded";
+
 impl Cluster {
     /// Starts an instance that joins the cluster and waits until it is usable; or, with `patient` false, only until it has joined.
     ///
@@ -60,11 +63,14 @@ impl Cluster {
         progress(&format!("waiting for the route entry of {name}"));
         let entry = self.wait(
             &format!("a route entry for {name}"),
-            || self.entry_available(&name),
+            || self.entry_available(&name) || self.without_room(&name).is_some(),
             || self.why_not_usable(&name),
         );
         let entry_after = joined.elapsed();
         entry?;
+        if let Some(why) = self.without_room(&name) {
+            return Ok(Applied::new(format!("{name} joined, and takes no pods yet: {why}"), Some(name)));
+        }
         progress(&format!("waiting for {name} to be usable"));
         self.wait_usable(&name)?;
         let usable_after = joined.elapsed();
@@ -97,6 +103,12 @@ impl Cluster {
     fn entry_available(&self, name: &str) -> bool {
         let Some(subnet) = self.subnet(name) else { return false };
         self.entry(&self.cloud.snapshot(), subnet).is_some_and(|status| status == EntryStatus::Available)
+    }
+
+    /// Why there is no room for the node's entry, if that is what it waits for.
+    fn without_room(&self, name: &str) -> Option<String> {
+        let condition = self.kube.node(name)?.network_unavailable?;
+        (condition.reason == QUOTA_EXCEEDED).then_some(condition.message)
     }
 
     fn entry(&self, snapshot: &Snapshot, destination: Ipv4Net) -> Option<EntryStatus> {
