@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
-use loden_cloud::{Connection, Environment};
+use loden_cloud::{Client, Connection, Environment};
 use loden_controller_driver::{Driver, IpamSettings, Parts, Place, dry_run, watch_options};
 use loden_kube::{Access, Campaign, Cluster};
 use loden_routes::controller::Settings;
@@ -46,8 +46,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
 
 struct Prepared {
     cluster: Cluster,
-    cloud: Connection,
-    routes: Option<Settings>,
+    routes: Option<(Settings, Client)>,
     ipam: Option<IpamSettings>,
 }
 
@@ -65,6 +64,12 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
         Err(error) => return Err(error.into()),
     }
 
+    let routes =
+        if flags.configure_cloud_routes { Some(prepare_routes(flags, pod_cidrs).await?) } else { None };
+    Ok(Prepared { cluster, routes, ipam })
+}
+
+async fn prepare_routes(flags: &Flags, pod_cidrs: Vec<IpNet>) -> Result<(Settings, Client)> {
     let cloud = loden_cloud::connect(&loden_cloud::Options {
         cloud_config: flags.cloud_config.clone(),
         region: flags.region.clone(),
@@ -76,12 +81,9 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
         environment: Environment::of_process(),
     })
     .await?;
-    let routes =
-        if flags.configure_cloud_routes { Some(route_settings(flags, &cloud, pod_cidrs)?) } else { None };
-    if let Some(settings) = &routes {
-        try_tables(&cloud, settings).await?;
-    }
-    Ok(Prepared { cluster, cloud, routes, ipam })
+    let settings = route_settings(flags, &cloud, pod_cidrs)?;
+    try_tables(&cloud, &settings).await?;
+    Ok((settings, cloud.client))
 }
 
 fn canonical(flag: &str, nets: &[IpNet]) -> Result<Vec<IpNet>> {
@@ -179,8 +181,8 @@ async fn preview(prepared: Prepared) -> Result<()> {
             None => bail!("cannot list nodes within {} s", NODES_PATIENCE.as_secs()),
         },
     };
-    let preview =
-        dry_run(&nodes, &prepared.cloud.client, prepared.routes.as_ref(), prepared.ipam.as_ref()).await?;
+    let routes = prepared.routes.as_ref().map(|(settings, cloud)| (settings, cloud));
+    let preview = dry_run(&nodes, routes, prepared.ipam.as_ref()).await?;
     write!(std::io::stdout().lock(), "{preview}").context("cannot write the plan to standard output")
 }
 
@@ -216,7 +218,6 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
     let events = prepared.cluster.events("loden-controller", &identity);
     let driver = Driver::new(Parts {
         cluster: prepared.cluster,
-        cloud: prepared.cloud.client,
         routes: prepared.routes,
         ipam: prepared.ipam,
         events,

@@ -306,6 +306,18 @@ async fn several_tables_want_to_be_named() {
 }
 
 #[tokio::test]
+async fn without_cloud_routes_the_cloud_is_not_needed() {
+    let mut world = World::new(0).await;
+    world.secret = "wrong";
+    world.join("n1");
+    let controller = world.start(&["--configure-cloud-routes=false"]);
+    until(&controller, "the node has its subnet", || world.pod_cidr("n1").is_some()).await;
+    assert_eq!(world.condition("n1"), None, "the condition belongs to somebody else");
+    assert!(world.cloud.calls().is_empty());
+    assert!(controller.stop().await);
+}
+
+#[tokio::test]
 async fn a_condition_set_by_hand_is_repaired() {
     let world = World::new(0).await;
     world.join("n1");

@@ -13,7 +13,7 @@ use loden_reconcile::Moment;
 use loden_routes::controller::{
     About, Action, Answer, Call, CallId, Controller, Event, Notice, Poll, Settings, Severity,
 };
-use loden_routes::model::NetworkUnavailable;
+use loden_routes::model::{NetworkUnavailable, VpcId};
 use loden_routes::port::WriteRouteTables;
 use loden_telemetry::Readiness;
 use tokio::sync::{Semaphore, mpsc};
@@ -42,10 +42,8 @@ pub struct Place {
 pub struct Parts<C> {
     /// The API server.
     pub cluster: Cluster,
-    /// The cloud.
-    pub cloud: C,
-    /// Route control; `None` switches it off.
-    pub routes: Option<Settings>,
+    /// Route control and the cloud that it works on; `None` switches it off.
+    pub routes: Option<(Settings, C)>,
     /// Node IPAM; `None` leaves pod CIDRs to somebody else.
     pub ipam: Option<IpamSettings>,
     /// Events.
@@ -60,8 +58,7 @@ pub struct Parts<C> {
 #[derive(Debug)]
 pub struct Driver<C> {
     cluster: Cluster,
-    cloud: Arc<C>,
-    controller: Option<Controller>,
+    routes: Option<Routes<C>>,
     ipam: Option<Ipam>,
     events: Events,
     place: Place,
@@ -75,6 +72,12 @@ pub struct Driver<C> {
     kube_slots: Arc<Semaphore>,
     /// What the route controller was last seen waiting for, so that the log tells of changes only.
     waiting_for: String,
+}
+
+#[derive(Debug)]
+struct Routes<C> {
+    controller: Controller,
+    cloud: Arc<C>,
 }
 
 /// The end of something that was begun.
@@ -94,8 +97,10 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         let (sender, inbox) = mpsc::unbounded_channel();
         Ok(Self {
             cluster: parts.cluster,
-            cloud: Arc::new(parts.cloud),
-            controller: parts.routes.map(Controller::new),
+            routes: parts.routes.map(|(settings, cloud)| Routes {
+                controller: Controller::new(settings),
+                cloud: Arc::new(cloud),
+            }),
             ipam: parts.ipam.as_ref().map(Ipam::new).transpose()?,
             events: parts.events,
             place: parts.place,
@@ -165,12 +170,12 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                 if let Some(ipam) = &mut self.ipam {
                     ipam.gone(now, name);
                 }
-                if let Some(controller) = &mut self.controller {
+                if let Some(Routes { controller, .. }) = &mut self.routes {
                     controller.on_event(now, Event::NodeGone(name.clone()));
                 }
             }
             for view in difference.changed {
-                if let Some(controller) = &mut self.controller {
+                if let Some(Routes { controller, .. }) = &mut self.routes {
                     controller.on_event(now, Event::Node(Box::new(node(&view))));
                 }
                 if let Some(ipam) = &mut self.ipam {
@@ -181,7 +186,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         }
         if !was_complete {
             tracing::info!(nodes = self.nodes.len(), "all nodes are known");
-            if let Some(controller) = &mut self.controller {
+            if let Some(Routes { controller, .. }) = &mut self.routes {
                 controller.on_event(now, Event::NodesComplete);
             }
             if let Some(ipam) = &mut self.ipam {
@@ -206,7 +211,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             }
             wake = ipam.next_due();
         }
-        while let Some(controller) = &mut self.controller {
+        while let Some(Routes { controller, .. }) = &mut self.routes {
             match controller.poll(now) {
                 Poll::Act(action) => self.perform(action),
                 Poll::Wait { until, why } => {
@@ -216,12 +221,11 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                 }
             }
         }
-        let ready = self
-            .controller
-            .as_ref()
-            .is_none_or(|controller| controller.has_observed() && controller.trouble().is_none());
+        let controller = self.routes.as_ref().map(|routes| &routes.controller);
+        let ready =
+            controller.is_none_or(|controller| controller.has_observed() && controller.trouble().is_none());
         if self.readiness.set(ready) {
-            match self.controller.as_ref().and_then(Controller::trouble).filter(|_| !ready) {
+            match controller.and_then(Controller::trouble).filter(|_| !ready) {
                 Some(trouble) => tracing::warn!(%trouble, "not ready"),
                 None => tracing::info!(ready, "readiness changed"),
             }
@@ -250,11 +254,11 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Cloud { id, call } => {
+                let Some(Routes { controller, cloud }) = &self.routes else { return };
                 log_call(&call);
-                let (cloud, sender) = (Arc::clone(&self.cloud), self.sender.clone());
-                let vpc = self.controller.as_ref().map(|controller| controller.vpc().clone());
+                let (vpc, cloud, sender) = (controller.vpc().clone(), Arc::clone(cloud), self.sender.clone());
                 self.cloud_calls.spawn(async move {
-                    let answer = carry_out(&*cloud, vpc, call).await;
+                    let answer = carry_out(&*cloud, &vpc, call).await;
                     let _loop_ended = sender.send(Done::Answered(id, answer));
                 });
             }
@@ -320,7 +324,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         match done {
             Done::Answered(id, answer) => {
                 log_answer(&answer);
-                if let Some(controller) = &mut self.controller {
+                if let Some(Routes { controller, .. }) = &mut self.routes {
                     controller.on_event(now, Event::Answered { id, answer });
                 }
             }
@@ -333,7 +337,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                         "NetworkUnavailable written"
                     );
                 }
-                if let Some(controller) = &mut self.controller {
+                if let Some(Routes { controller, .. }) = &mut self.routes {
                     controller.on_event(now, Event::ConditionWritten { node, result });
                 }
             }
@@ -349,16 +353,9 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
     }
 }
 
-async fn carry_out<C: WriteRouteTables>(
-    cloud: &C,
-    vpc: Option<loden_routes::model::VpcId>,
-    call: Call,
-) -> Answer {
+async fn carry_out<C: WriteRouteTables>(cloud: &C, vpc: &VpcId, call: Call) -> Answer {
     match call {
-        Call::ListTables => {
-            let vpc = vpc.unwrap_or_else(|| "".into());
-            Answer::Tables(cloud.list_tables(&vpc).await)
-        }
+        Call::ListTables => Answer::Tables(cloud.list_tables(vpc).await),
         Call::ListEntries(table) => Answer::Entries(cloud.list_entries(&table).await),
         Call::ReadBack(table, destinations) => Answer::Entries(cloud.read_back(&table, &destinations).await),
         Call::Create(entries) => Answer::Batch(cloud.create_batch(&entries).await),

@@ -84,10 +84,9 @@ impl fmt::Display for Preview {
 ///
 /// # Errors
 /// Something could not be read, or the plan is unsafe.
-pub async fn dry_run(
+pub async fn dry_run<C: ReadRouteTables>(
     nodes: &Nodes,
-    cloud: &impl ReadRouteTables,
-    routes: Option<&Settings>,
+    routes: Option<(&Settings, &C)>,
     ipam: Option<&IpamSettings>,
 ) -> Result<Preview, DryRunError> {
     let mut preview = Preview { nodes: nodes.len(), ..Preview::default() };
@@ -113,7 +112,7 @@ pub async fn dry_run(
         }
     }
 
-    let Some(settings) = routes else { return Ok(preview) };
+    let Some((settings, cloud)) = routes else { return Ok(preview) };
     let cloud_error = |operation: String| move |failure| DryRunError::Cloud { operation, failure };
     let tables = cloud
         .list_tables(&settings.vpc)
