@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            say(&format!("flanneld: {error}\n\n{}", flags::usage()));
+            say(&format!("flanneld: {error}\nrun flanneld --help for the flags there are\n"));
             return ExitCode::from(WRONG_FLAGS);
         }
     };

@@ -17,17 +17,27 @@ fn assert_untouched(world: &World) {
 }
 
 #[test]
-fn wrong_flags_end_with_two_and_the_usage() {
+fn wrong_flags_end_with_two_and_the_way_to_the_usage() {
     let world = World::new();
-    for args in [vec!["-nope"], vec!["--ip-masq=perhaps"], vec!["-v"]] {
-        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let (code, said) = world.start_with(&args, &[]).ended();
-        assert_eq!(code, Some(2), "{args:?}: {said}");
-        assert!(said.contains("Usage: flanneld"), "{said}");
+    for (arg, error) in [
+        ("-nope", "flag provided but not defined: -nope"),
+        ("--ip-masq=perhaps", "invalid value \"perhaps\" for flag -ip-masq"),
+        ("-v", "flag needs an argument: -v"),
+    ] {
+        let (code, said) = world.start_with(&[arg.to_owned()], &[]).ended();
+        assert_eq!(code, Some(2), "{arg}: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(
+            matches!(lines.as_slice(), [first, "run flanneld --help for the flags there are"] if first.contains(error)),
+            "{said}"
+        );
     }
     let (code, said) = world.start_with(&["--help".to_owned()], &[]).ended();
     assert_eq!(code, Some(0));
-    assert!(said.contains("Not yet, and refused: etcd, iptables"), "{said}");
+    assert!(
+        said.contains("Usage: flanneld") && said.contains("Not yet, and refused: etcd, iptables"),
+        "{said}"
+    );
     let (code, said) = world.start_with(&["-version".to_owned()], &[]).ended();
     assert_eq!((code, said.starts_with('v')), (Some(0), true), "{said}");
     assert_untouched(&world);

@@ -152,16 +152,17 @@ impl NetlinkSocket {
     }
 
     fn open_here(protocol: i32, what: &str) -> Result<Self> {
-        let failed = |source: io::Error| {
-            let hint = match source.raw_os_error() {
-                Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
-                    " (the kernel lacks this netlink protocol)"
+        let operation = format!("open a {what} netlink socket");
+        let failed = |source: io::Error| Error::io(operation.clone(), source);
+        let mut socket = match Socket::new(protocol as isize) {
+            Err(source) => match source.raw_os_error() {
+                Some(errno @ (libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT)) => {
+                    return Err(lacking(protocol, operation, errno));
                 }
-                _ => "",
-            };
-            Error::io(format!("open a {what} netlink socket{hint}"), source)
+                _ => return Err(failed(source)),
+            },
+            Ok(socket) => socket,
         };
-        let mut socket = Socket::new(protocol as isize).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         // Since Linux 4.12 resp. 4.20; without them errors are terser and dumps are filtered here only.
         let _ = socket.set_ext_ack(true);
@@ -332,6 +333,23 @@ impl AsFd for NetlinkSocket {
 /// The replies of one type, read; those that `read` does not know are passed over.
 pub(crate) fn parsed<T>(replies: &[Reply], kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
     replies.iter().filter(|r| r.kind == kind).filter_map(|r| read(&r.payload)).collect()
+}
+
+/// A kernel without a netlink protocol says so when the socket is made.
+fn lacking(protocol: i32, operation: String, errno: i32) -> Error {
+    let (feature, advice) = match protocol {
+        libc::NETLINK_NETFILTER => (
+            "nfnetlink, through which nf_tables is reached",
+            "load the modules nfnetlink and nf_tables (modprobe nf_tables), or use a kernel with CONFIG_NF_TABLES",
+        ),
+        _ => ("netlink of this protocol", "use a kernel that has it"),
+    };
+    Error::MissingFeature {
+        operation,
+        feature: feature.to_owned(),
+        advice: advice.to_owned(),
+        refusal: Refusal { errno, message: None, offset: None },
+    }
 }
 
 #[cfg(test)]
