@@ -102,7 +102,7 @@ pub fn check(
 }
 
 fn is_live(desired: &Desired, entry: &RouteEntry) -> bool {
-    // Written out here, and not asked of the planner's own helper, so that the two can disagree.
+    // Written out here, and not asked of the planner's own function, so that the two can disagree.
     let Some(instance) = entry.instance() else { return false };
     let live = desired.live.get(&entry.destination).is_some_and(|live| live.contains(&instance));
     let another_has_it =
