@@ -29,24 +29,29 @@ pub(crate) fn require_root(why: &str) -> Result<()> {
 /// # Errors
 /// The program cannot be started, or ends unsuccessfully.
 pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
-    let status =
-        Command::new(program).args(arguments).status().with_context(|| format!("cannot start {program}"))?;
+    finish(Command::new(program).args(arguments))
+}
+
+fn finish(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot start {program}"))?;
     if status.success() {
         return Ok(());
     }
-    let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
     bail!("`{program} {}` failed: {status}", words.join(" "))
 }
 
 /// One call of the cargo that runs us.
 pub(crate) struct Cargo {
     arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Cargo {
     /// `cargo <subcommand>`.
     pub(crate) fn new(subcommand: &str) -> Self {
-        Self { arguments: vec![subcommand.to_owned()] }
+        Self { arguments: vec![subcommand.to_owned()], environment: Vec::new() }
     }
 
     /// Adds arguments.
@@ -55,8 +60,15 @@ impl Cargo {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(self) -> Result<()> {
-        run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), &self.arguments)
+        let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        finish(Command::new(program).args(&self.arguments).envs(self.environment))
     }
 }

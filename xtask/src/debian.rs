@@ -1,8 +1,10 @@
 //! The Debian packages that the demo and the tests run against: named here once, installed when missing.
 
 use crate::command::{require_root, run, step};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use cargo_metadata::camino::Utf8Path;
 use std::path::Path;
+use std::process::Command;
 
 /// A package, and a file that is there when it is installed.
 pub(crate) struct Package {
@@ -28,6 +30,10 @@ pub(crate) const TESTS: &[Package] = &[
     package("containernetworking-plugins", "/usr/lib/cni/bridge"),
 ];
 
+/// A Python that can make virtual environments, where the machine's own cannot.
+pub(crate) const PYTHON: &[Package] =
+    &[package("python3", "/usr/bin/python3"), package("python3-venv", "/usr/share/doc/python3-venv")];
+
 /// Installs those of `packages` that are missing.
 ///
 /// # Errors
@@ -46,4 +52,42 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
     let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
     words.extend(&missing);
     run("apt-get", &words).with_context(|| format!("cannot install {}", missing.join(" ")))
+}
+
+/// Takes a package from the archive and unpacks it into `folder`, without installing it.
+///
+/// # Errors
+/// The package cannot be had or unpacked; `folder` is then as it was.
+pub(crate) fn unpack(package: &str, folder: &Utf8Path) -> Result<()> {
+    let fetched = folder.with_extension("fetched");
+    let unpacked = folder.with_extension("unpacked");
+    for scratch in [&fetched, &unpacked] {
+        if scratch.exists() {
+            std::fs::remove_dir_all(scratch).with_context(|| format!("cannot remove {scratch}"))?;
+        }
+        std::fs::create_dir_all(scratch).with_context(|| format!("cannot make {scratch}"))?;
+    }
+    let status = |words: &[&str]| {
+        // apt-get leaves its download where it is started, and drops privileges it cannot use there.
+        Command::new("apt-get")
+            .args(["-qq", "-o", "APT::Sandbox::User=root"])
+            .args(words)
+            .current_dir(&fetched)
+            .status()
+    };
+    if !status(&["download", package]).context("cannot start apt-get")?.success() {
+        // The usual reason: the machine has never asked for the lists, or they are old.
+        run("apt-get", &["update", "-qq"])?;
+        if !status(&["download", package]).context("cannot start apt-get")?.success() {
+            bail!("apt-get cannot download {package}; is the machine's package archive reachable?");
+        }
+    }
+    let archive = std::fs::read_dir(&fetched)
+        .with_context(|| format!("cannot list {fetched}"))?
+        .filter_map(|entry| entry.ok()?.path().into_os_string().into_string().ok())
+        .find(|path| path.ends_with(".deb"))
+        .with_context(|| format!("apt-get download {package} left no .deb in {fetched}"))?;
+    run("dpkg", &["-x", &archive, unpacked.as_str()])?;
+    std::fs::rename(&unpacked, folder).with_context(|| format!("cannot move {unpacked} to {folder}"))?;
+    std::fs::remove_dir_all(&fetched).with_context(|| format!("cannot remove {fetched}"))
 }

@@ -6,6 +6,7 @@ mod command;
 mod debian;
 mod layers;
 mod test;
+mod tools;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

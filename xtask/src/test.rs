@@ -1,7 +1,7 @@
 //! The tests by tier, cheapest first, so that a mistake is told early.
 
 use crate::command::{self, Cargo, require_root, step};
-use crate::{debian, layers};
+use crate::{debian, layers, tools};
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -15,6 +15,8 @@ pub(crate) enum Tier {
     Checks,
     /// No root, no network but loopback.
     Unit,
+    /// The emulators under real clients: the vendor's SDKs and kubectl, fetched and kept beside the build.
+    Peers,
     /// The real kernel, as root, in network namespaces of the tests' own.
     Kernel,
     /// Whole clusters in network namespaces.
@@ -34,6 +36,7 @@ pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
         match tier {
             Tier::Checks => checks()?,
             Tier::Unit => unit()?,
+            Tier::Peers => peers()?,
             Tier::Kernel => targets("kernel", "kernel_*")?,
             Tier::Lab => targets("lab", "lab_*")?,
         }
@@ -49,14 +52,17 @@ fn checks() -> Result<()> {
     step("checks: lints");
     Cargo::new("clippy").args(["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]).run()?;
     step("checks: documentation");
-    Cargo::new("doc").args(["--workspace", "--no-deps", "--locked", "--quiet"]).run()?;
+    Cargo::new("doc")
+        .args(["--workspace", "--no-deps", "--locked", "--quiet"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
     step("checks: dependencies");
     deny()
 }
 
 /// `cargo deny`, built once into the target directory where the machine has none of this version.
 fn deny() -> Result<()> {
-    let tools = layers::target_directory()?.join("tools");
+    let tools = tools::directory()?;
     let program = tools.join("bin/cargo-deny");
     if !program.exists() {
         step(&format!("building cargo-deny {CARGO_DENY}, once"));
@@ -70,6 +76,12 @@ fn deny() -> Result<()> {
 fn unit() -> Result<()> {
     step("unit tests");
     Cargo::new("test").args(["--workspace", "--locked", "--lib", "--bins", "--test", "unit_*"]).run()
+}
+
+fn peers() -> Result<()> {
+    let tools = tools::peers()?;
+    step("peer tests");
+    Cargo::new("test").args(["--workspace", "--locked", "--test", "peer_*"]).env("LODEN_TOOLS", tools).run()
 }
 
 fn targets(tier: &str, pattern: &str) -> Result<()> {
