@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::IpNet;
+use loden_daemon::{Settings, VpcCidrs};
 use loden_firewall::flannel::Masquerade;
 use loden_kube::Access;
 use loden_lease::{AnnotationKeys, NetConf};
@@ -30,15 +31,6 @@ pub(crate) struct Config {
     pub(crate) subnet_file: PathBuf,
     pub(crate) health: Option<SocketAddr>,
     pub(crate) dry_run: bool,
-}
-
-/// Which networks outside the cluster see pods' own addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum VpcCidrs {
-    /// What the metadata service says.
-    Auto,
-    /// These; none of them with `none`.
-    Fixed(Vec<IpNet>),
 }
 
 /// How to log, which is needed before anything else can be said.
@@ -92,6 +84,25 @@ impl Config {
             health: health(values)?,
             dry_run: values.flag("dry-run"),
         })
+    }
+}
+
+impl Config {
+    /// What the daemon is to do on this node.
+    pub(crate) fn settings(self, conf: NetConf, backend: BackendKind, node_name: String) -> Settings {
+        Settings {
+            conf,
+            backend,
+            node_name,
+            annotation_keys: self.annotation_keys,
+            external: self.external,
+            masquerade: self.masquerade,
+            forward_rules: self.forward_rules,
+            blackhole: self.blackhole,
+            vpc_cidrs: self.vpc_cidrs,
+            subnet_file: self.subnet_file,
+            set_network_unavailable: self.set_network_unavailable,
+        }
     }
 }
 
@@ -168,9 +179,10 @@ pub(crate) fn check_net_conf(conf: &NetConf) -> Result<BackendKind> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, VpcCidrs, check_net_conf, log_options};
+    use super::{Config, check_net_conf, log_options};
     use crate::flags;
     use crate::go_flags::{Parsed, Values, parse};
+    use loden_daemon::VpcCidrs;
     use loden_lease::NetConf;
 
     fn values(args: &[&str]) -> Values {

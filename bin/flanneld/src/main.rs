@@ -3,10 +3,7 @@
 mod config;
 mod flags;
 mod go_flags;
-mod node;
-mod publish;
 mod run;
-mod vpc;
 
 use std::io::Write as _;
 use std::process::ExitCode;

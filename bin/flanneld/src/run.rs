@@ -1,19 +1,19 @@
 //! From the configuration to a running daemon, and how it ends.
 
 use std::future::pending;
-use std::sync::Arc;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use loden_daemon::Daemon;
 use loden_kernel::Kernel;
-use loden_kube::{Cluster, NodeSelection, NodeView, NodeWatch, Nodes, WatchOptions};
+use loden_kube::{Cluster, NodeSelection, WatchOptions};
 use loden_lease::NetConf;
 use loden_node::{BackendKind, Scope};
 use loden_telemetry::{HealthServer, Readiness};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, check_net_conf};
-use crate::node::Daemon;
 
 const NEEDS: &str =
     "look at the node's network, for which flanneld needs CAP_NET_ADMIN and a kernel with nf_tables";
@@ -75,8 +75,13 @@ async fn work(config: Config, readiness: Readiness) -> Result<()> {
         annotation_prefixes: Some(vec![config.annotation_prefix.clone()]),
     });
     let dry_run = config.dry_run;
-    let mut daemon = Daemon::new(config, conf, backend, kernel, cluster, name, watch, readiness)?;
-    if dry_run { daemon.dry_run(DRY_RUN_PATIENCE).await } else { daemon.run().await }
+    let settings = config.settings(conf, backend, name);
+    let mut daemon = Daemon::new(settings, kernel, cluster, watch, readiness)?;
+    if dry_run {
+        let text = daemon.dry_run(DRY_RUN_PATIENCE).await?;
+        return std::io::stdout().write_all(text.as_bytes()).context("print the plan");
+    }
+    Ok(daemon.run().await?)
 }
 
 fn read_net_conf(config: &Config) -> Result<NetConf> {
@@ -114,11 +119,4 @@ async fn node_name(cluster: &Cluster) -> Result<String> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Our node in a snapshot.
-pub(crate) fn own_node(watch: &NodeWatch, name: &str) -> (Option<Arc<Nodes>>, Option<Arc<NodeView>>) {
-    let snapshot = watch.snapshot();
-    let node = snapshot.as_ref().and_then(|nodes| nodes.get(name).cloned());
-    (snapshot, node)
 }

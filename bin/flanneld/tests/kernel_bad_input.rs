@@ -1,12 +1,10 @@
 //! Bad input: one clear error that says what, why and what to do; the right exit code; nothing half-done left behind.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot look must fail where it looked")]
-
 mod common;
 
 use std::process::Command;
 
-use common::{NET_CONF, NODE, World, wait_until};
+use common::{NET_CONF, NODE, Tiny, World, wait_until};
 
 /// What must not have happened when flanneld refused to start.
 fn assert_untouched(world: &World) {
@@ -133,49 +131,43 @@ fn without_the_right_to_change_the_network_it_says_so_and_ends() {
     assert_untouched(&world);
 }
 
-/// A file system of two pages, unmounted when dropped.
-struct Tiny(std::path::PathBuf);
-
-impl Tiny {
-    fn mount(at: std::path::PathBuf) -> Self {
-        std::fs::create_dir_all(&at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8k", "tiny"]).arg(&at).status();
-        assert!(mounted.unwrap().success(), "mount a tmpfs; kernel tests need root");
-        Self(at)
-    }
-}
-
-impl Drop for Tiny {
-    fn drop(&mut self) {
-        let _reported_by_the_test_that_follows = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
-fn a_full_disk_leaves_the_old_file_and_is_mended_when_there_is_room() {
+fn without_room_for_the_subnet_file_it_ends_and_leaves_everything_as_it_was() {
     let world = World::with_pod_cidr();
     let old = "FLANNEL_NETWORK=172.20.0.0/16\n";
     let disk = Tiny::mount(world.subnet_file().parent().unwrap().to_owned());
     world.write("run/subnet.env", old);
-    let filler = disk.0.join("filler");
-    assert!(std::fs::write(&filler, vec![0; 1 << 20]).is_err(), "the disk is full now");
+    disk.fill();
+    let refused = |words: &[&str]| {
+        let (code, said) = world.start(&[]).ended();
+        assert_eq!(code, Some(1), "{said}");
+        let errors: Vec<&str> = said.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(errors.len(), 1, "{said}");
+        let path = world.subnet_file().display().to_string();
+        for word in words.iter().chain([&"write subnet file", &path.as_str()]) {
+            assert!(errors[0].contains(word), "{word:?} is not in: {}", errors[0]);
+        }
+        assert_eq!(std::fs::read_to_string(world.subnet_file()).unwrap(), old);
+        assert_eq!(world.nft("list ruleset"), "");
+        assert!(world.node().pointer("/metadata/annotations").is_none());
+        assert_eq!(disk.entries(), ["filler", "subnet.env"]);
+    };
+    refused(&["No space left on device", "free space on that file system"]);
+    disk.make_read_only();
+    refused(&["Read-only file system", "make its directory writable", "-subnet-file"]);
+}
 
-    let mut flanneld = world.start(&[]);
-    wait_until("the full disk is said", &|| flanneld.log(), || {
-        flanneld.log().contains("No space left on device")
-    });
-    let said = flanneld.log();
-    assert!(said.contains("write subnet file") && said.contains("free space"), "{said}");
-    assert_eq!(std::fs::read_to_string(world.subnet_file()).unwrap(), old);
-    assert!(!world.is_ready());
-    let left: Vec<_> = std::fs::read_dir(&disk.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "only the old file and the filler: {left:?}");
-
-    std::fs::remove_file(filler).unwrap();
-    world.wait_ready(&flanneld);
-    assert!(std::fs::read_to_string(world.subnet_file()).unwrap().contains("FLANNEL_SUBNET=172.20.1.1/24"));
-    flanneld.signal(rustix::process::Signal::TERM);
-    assert_eq!(flanneld.wait().code(), Some(0));
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_that_names_the_file() {
+    let world = World::with_pod_cidr();
+    world.write("run", "a file where the directory should be\n");
+    let (code, said) = world.start(&[]).ended();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("subnet file") && said.contains(&world.subnet_file().display().to_string()),
+        "{said}"
+    );
+    assert_eq!(world.nft("list ruleset"), "");
 }
 
 #[test]

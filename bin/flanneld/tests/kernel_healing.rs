@@ -6,7 +6,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use common::{World, wait_until};
+use common::{Tiny, World, wait_until};
 use loden_netlink::monitor::{Monitor, Subject};
 
 const TABLE: &str = "table ip flannel-ipv4 {
@@ -281,4 +281,30 @@ fn both_families_are_served_when_both_are_on() {
         world.ip("-6 route show proto 77").contains("blackhole")
     });
     world.wait_ready(&flanneld);
+}
+
+#[test]
+fn a_disk_that_fills_up_later_is_waited_for() {
+    let world = World::with_pod_cidr();
+    let disk = Tiny::mount(world.subnet_file().parent().unwrap().to_owned());
+    let flanneld = world.start(&[]);
+    world.wait_ready(&flanneld);
+    let old = std::fs::read_to_string(world.subnet_file()).unwrap();
+    disk.fill();
+    world.renew_node();
+    world.set_pod_cidr("172.20.2.0/24");
+    wait_until("it is no longer ready", &|| flanneld.log(), || !world.is_ready());
+    wait_until("the full disk is said", &|| flanneld.log(), || {
+        flanneld.log().contains("No space left on device")
+    });
+    assert_eq!(std::fs::read_to_string(world.subnet_file()).unwrap(), old);
+    // What is removed meanwhile comes back all the same.
+    world.nft("flush ruleset");
+    wait_until("the tables are back", &|| flanneld.log(), || has_table(&world));
+    assert!(!world.is_ready());
+    disk.make_room();
+    world.wait_ready(&flanneld);
+    assert!(std::fs::read_to_string(world.subnet_file()).unwrap().contains("FLANNEL_SUBNET=172.20.2.1/24\n"));
+    assert_eq!(disk.entries(), ["subnet.env"]);
+    flanneld.stop();
 }

@@ -22,8 +22,8 @@ use loden_node::external::Surroundings;
 use loden_node::{Observed, Port, Scope, Step};
 
 pub use error::Error;
-pub use notices::{DirectoryNotices, Notices};
-pub use subnet_file::{SubnetFile, SubnetFileError};
+pub use notices::{FileNotices, Notices};
+pub use subnet_file::{Staged, SubnetFile, SubnetFileError};
 pub use watch::Watch;
 
 /// The network of one namespace.

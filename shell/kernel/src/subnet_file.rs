@@ -66,17 +66,33 @@ impl SubnetFile {
         }
     }
 
-    /// Writes the text unless the file says just that already; returns whether it wrote.
+    /// Puts the text on the disk beside the file, flushed, so that only a rename is missing; `None` if the file says just
+    /// that already.
     ///
     /// # Errors
-    /// When the directory cannot be made or the text cannot be written, flushed or renamed. The old file stands then.
-    pub fn write(&self, text: &str) -> Result<bool, SubnetFileError> {
+    /// When the directory cannot be made or the text cannot be written. The old file stands, and nothing else is left.
+    pub fn stage(&self, text: &str) -> Result<Option<Staged>, SubnetFileError> {
         if let Ok(Some(current)) = self.read()
             && current == text
         {
-            return Ok(false);
+            return Ok(None);
         }
-        self.replace(text).map(|()| true).map_err(|source| SubnetFileError {
+        self.beside(text).map(Some).map_err(|source| self.not_written(source))
+    }
+
+    /// Writes the text unless the file says just that already; returns whether it wrote.
+    ///
+    /// # Errors
+    /// As [`SubnetFile::stage`] and [`Staged::commit`].
+    pub fn write(&self, text: &str) -> Result<bool, SubnetFileError> {
+        match self.stage(text)? {
+            Some(staged) => staged.commit().map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn not_written(&self, source: io::Error) -> SubnetFileError {
+        SubnetFileError {
             operation: "write",
             path: self.path.clone(),
             remedy: match source.kind() {
@@ -86,15 +102,18 @@ impl SubnetFile {
                 io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
                     "make its directory writable, or give another path with -subnet-file"
                 }
-                _ => "an older file, if any, is as it was",
+                _ => "see that its directory can be made and written; an older file, if any, is as it was",
             },
             source,
-        })
+        }
     }
 
-    fn replace(&self, text: &str) -> io::Result<()> {
-        let directory =
-            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fn directory(&self) -> &Path {
+        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    fn beside(&self, text: &str) -> io::Result<Staged> {
+        let directory = self.directory();
         let name = self.path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?;
         if !directory.is_dir() {
             let mut builder = fs::DirBuilder::new();
@@ -105,17 +124,39 @@ impl SubnetFile {
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(".loden");
-        let temporary = directory.join(hidden);
+        let staged = Staged { file: self.clone(), temporary: directory.join(hidden) };
         let mode = match fs::symlink_metadata(&self.path) {
             Ok(existing) if existing.is_file() => existing.permissions().mode() & 0o7777,
             _ => FILE_MODE,
         };
-        let written = fill(&temporary, text, mode).and_then(|()| fs::rename(&temporary, &self.path));
-        if let Err(error) = written {
-            let _already_gone = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        File::open(directory)?.sync_all()
+        fill(&staged.temporary, text, mode)?;
+        Ok(staged)
+    }
+}
+
+/// A new subnet file that only waits to take the old one's place; dropped, it is gone.
+#[derive(Debug)]
+#[must_use = "dropped, the new file is gone"]
+pub struct Staged {
+    file: SubnetFile,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    /// Lets the new file take the old one's place.
+    ///
+    /// # Errors
+    /// When it cannot be renamed or the directory cannot be flushed.
+    pub fn commit(self) -> Result<(), SubnetFileError> {
+        let renamed = fs::rename(&self.temporary, &self.file.path)
+            .and_then(|()| File::open(self.file.directory())?.sync_all());
+        renamed.map_err(|source| self.file.not_written(source))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _renamed_already = fs::remove_file(&self.temporary);
     }
 }
 
@@ -181,5 +222,20 @@ mod tests {
         let error = file.write("new\n").unwrap_err().to_string();
         assert!(error.starts_with("write subnet file ") && error.contains("subnet.env"), "{error}");
         assert_eq!(file.read().unwrap().unwrap(), "old\n");
+    }
+
+    #[test]
+    fn what_is_staged_counts_once_committed_and_is_gone_when_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = SubnetFile::new(directory.path().join("subnet.env"));
+        file.write("old\n").unwrap();
+        let entries = || fs::read_dir(directory.path()).unwrap().count();
+        let staged = file.stage("new\n").unwrap().unwrap();
+        assert_eq!((file.read().unwrap().unwrap().as_str(), entries()), ("old\n", 2));
+        drop(staged);
+        assert_eq!((file.read().unwrap().unwrap().as_str(), entries()), ("old\n", 1));
+        file.stage("new\n").unwrap().unwrap().commit().unwrap();
+        assert_eq!((file.read().unwrap().unwrap().as_str(), entries()), ("new\n", 1));
+        assert!(file.stage("new\n").unwrap().is_none());
     }
 }

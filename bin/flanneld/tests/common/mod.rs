@@ -243,6 +243,49 @@ impl World {
     }
 }
 
+/// A file system of two pages, unmounted when dropped.
+pub(crate) struct Tiny(PathBuf);
+
+impl Tiny {
+    pub(crate) fn mount(at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8k", "tiny"]).arg(&at).status();
+        assert!(mounted.unwrap().success(), "mount a tmpfs; kernel tests need root");
+        Self(at)
+    }
+
+    /// Leaves no room for anything.
+    pub(crate) fn fill(&self) {
+        assert!(std::fs::write(self.0.join("filler"), vec![0; 1 << 20]).is_err(), "the disk is full now");
+    }
+
+    /// Takes back what [`Tiny::fill`] did.
+    pub(crate) fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+
+    pub(crate) fn make_read_only(&self) {
+        let done = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).status();
+        assert!(done.unwrap().success());
+    }
+
+    /// The names in it, in order.
+    pub(crate) fn entries(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _reported_by_the_test_that_follows = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 /// A running flanneld; killed when dropped.
 pub(crate) struct Flanneld {
     child: Child,

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use loden_cloud::{Environment, Metadata, MetadataError};
 use tokio::sync::watch;
 
-use crate::config::VpcCidrs;
+use crate::VpcCidrs;
 
 /// A VPC gets another network rarely; a look every few minutes costs nothing.
 const REFRESH: Duration = Duration::from_secs(300);
