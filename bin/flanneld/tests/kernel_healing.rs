@@ -163,6 +163,25 @@ fn leftovers_go_and_strangers_stay() {
     world.ip("link add flannel.3 type bridge");
     world.ip("link add flannel.7 type vxlan id 7 dstport 8473 local 192.168.0.5 nolearning");
     world.ip("address add 10.77.1.0/32 dev flannel.7");
+    // Of Go's flanneld in its iptables mode, among kube-proxy's.
+    world.iptables("-t nat -N KUBE-POSTROUTING");
+    world.iptables("-t nat -A POSTROUTING -j KUBE-POSTROUTING");
+    world.iptables("-t nat -A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE");
+    world.iptables("-t filter -N KUBE-FORWARD");
+    world.iptables("-t filter -A FORWARD -j KUBE-FORWARD");
+    let go_flannel = || {
+        world.iptables("-t nat -N FLANNEL-POSTRTG");
+        world.iptables("-t nat -I POSTROUTING -m comment --comment flanneld -j FLANNEL-POSTRTG");
+        world.iptables(
+            "-t nat -A FLANNEL-POSTRTG -s 172.20.0.0/16 -m comment --comment flanneld -j MASQUERADE",
+        );
+        world.iptables("-t filter -N FLANNEL-FWD");
+        world.iptables("-t filter -A FORWARD -m comment --comment flanneld -j FLANNEL-FWD");
+        world.iptables("-t filter -A FLANNEL-FWD -s 172.20.0.0/16 -j ACCEPT");
+    };
+    let iptables = || [world.iptables("-t nat -S"), world.iptables("-t filter -S")];
+    let kube_proxy = iptables();
+    go_flannel();
     let strangers = || {
         [
             world.nft("list table ip mine"),
@@ -183,8 +202,34 @@ fn leftovers_go_and_strangers_stay() {
     assert_eq!(world.ip("route show 172.20.9.0/24"), "");
     assert!(is_right(&world) && !world.nft("list table ip flannel-ipv4").contains("old"));
     assert_eq!(strangers(), before);
+    assert_eq!(iptables(), kube_proxy);
+    // A Go flanneld that comes back for a moment is cleared up after as well.
+    go_flannel();
+    let explain = || format!("{:?}\n{}", iptables(), flanneld.log());
+    wait_until("Go's rules are gone again", &explain, || iptables() == kube_proxy);
+    assert!(!flanneld.log().contains("iptables-legacy"), "{}", flanneld.log());
     flanneld.stop();
     assert_eq!(strangers(), before);
+}
+
+#[test]
+fn rules_out_of_sight_are_warned_of() {
+    let world = World::with_pod_cidr();
+    world.netns.run(|| common::run("iptables-legacy", &["-t", "nat", "-N", "FLANNEL-POSTRTG"])).unwrap();
+    let warning = "iptables-legacy -t nat -S FLANNEL-POSTRTG";
+    let flanneld = world.start(&[]);
+    world.wait_ready(&flanneld);
+    assert!(!flanneld.log().contains(warning), "no flanneld was here before: {}", flanneld.log());
+    flanneld.stop();
+    let flanneld = world.start(&[]);
+    world.wait_ready(&flanneld);
+    let log = flanneld.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert!(
+        matches!(warnings.as_slice(), [one] if one.contains(warning) && !one.contains("filter")),
+        "{log}"
+    );
+    flanneld.stop();
 }
 
 #[test]

@@ -14,6 +14,7 @@
 mod change;
 mod check;
 pub mod flannel;
+mod shared;
 mod text;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 
 pub use change::{Change, Listed, TableName, changes};
 pub use check::{Invalid, MAX_COMMENT, MAX_NAME};
+pub use shared::SharedChain;
 pub use text::RuleText;
 
 /// The packets a table sees: the `table <family> <name>` word of nft.

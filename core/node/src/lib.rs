@@ -33,7 +33,7 @@ pub use object::{
     Address, FdbEntry, Key, Link, LinkKind, Mac, Neighbour, Object, Objects, Route, RouteKind, Sysctl, Vxlan,
 };
 pub use plan::{Blocked, Plan, Reason, Step};
-pub use scope::{FLANNEL_TABLES, Scope};
+pub use scope::{FLANNEL_TABLES, IPTABLES_CHAINS, Scope};
 pub use settle::{Port, Round, SettleError, plan, settle};
 
 /// The route protocol number that marks our routes in the kernel (`ip route` shows `proto 77`).

@@ -74,7 +74,8 @@ pub(crate) fn apply(state: &mut Objects, step: &Step) -> Result<(), Refused> {
 /// Whether the kernel would make this object now.
 fn possible(state: &Objects, object: &Object) -> Result<(), Refused> {
     match object {
-        Object::Link(Link { kind: LinkKind::Other(_), .. })
+        Object::Chain(_)
+        | Object::Link(Link { kind: LinkKind::Other(_), .. })
         | Object::Route(Route { kind: RouteKind::Multipath | RouteKind::Other(_), .. }) => {
             return Err(Refused::OnlyObserved(object.key()));
         }

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
-use ipnet::IpNet;
-use loden_firewall::{Table, TableName};
+use ipnet::{IpNet, Ipv4Net};
+use loden_firewall::{SharedChain, Table, TableName};
 
 /// A link-layer address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +19,51 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A text that is no link-layer address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no link-layer address such as 02:42:ac:11:00:02")]
+pub struct ParseMacError(String);
+
+impl FromStr for Mac {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> Result<Self, ParseMacError> {
+        let broken = || ParseMacError(text.to_owned());
+        let mut octets = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for octet in &mut octets {
+            let digits = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(digits).ok_or_else(broken)?;
+            *octet = u8::from_str_radix(part, 16).map_err(|_| broken())?;
+        }
+        if parts.next().is_some() { Err(broken()) } else { Ok(Self(octets)) }
+    }
+}
+
+impl Mac {
+    /// The address a node's tunnel device has when none was handed down: always the same for a node and a network
+    /// identifier, so that a node that forgot everything comes back as its peers know it. Locally administered, unicast.
+    #[must_use]
+    pub fn of_node(node: &str, vni: u32) -> Self {
+        // FNV-1a, then mixed so that names that differ in their last digit differ in every octet.
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for byte in vni.to_be_bytes().into_iter().chain(node.bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [a, b, c, d, e, g, ..] = (hash ^ (hash >> 31)).to_be_bytes();
+        Self([(a & 0xfe) | 0x02, b, c, d, e, g])
+    }
+
+    /// Whether it names one station.
+    #[must_use]
+    pub fn is_unicast(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 0 && self.0 != [0; 6]
     }
 }
 
@@ -31,6 +77,13 @@ pub enum Key {
     Sysctl(String),
     /// An nf_tables table.
     Table(TableName),
+    /// A chain in a table of many.
+    Chain {
+        /// The table.
+        table: TableName,
+        /// The chain's name.
+        chain: String,
+    },
     /// An address on a link, with its prefix length.
     Address {
         /// The link's name.
@@ -82,7 +135,7 @@ pub struct Link {
     pub up: bool,
 }
 
-/// What a link is. What is in here cannot be changed on a living link: it is created anew.
+/// What a link is. But for a tunnel's learning, what is in here cannot be changed on a living link: it is created anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// A bridge.
@@ -93,7 +146,7 @@ pub enum LinkKind {
     Other(String),
 }
 
-/// A VXLAN device's fixed settings.
+/// A VXLAN device's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
     /// VXLAN network identifier.
@@ -104,7 +157,9 @@ pub struct Vxlan {
     pub local: Option<IpAddr>,
     /// The link the outer packets leave by.
     pub parent: Option<String>,
-    /// Whether it learns MAC addresses from traffic.
+    /// Where frames for unknown addresses go. Ours have none.
+    pub group: Option<IpAddr>,
+    /// Whether it learns MAC addresses from traffic. The one setting that changes on a living link.
     pub learning: bool,
     /// Whether it carries group policy marks.
     pub gbp: bool,
@@ -209,6 +264,8 @@ pub enum Object {
     Sysctl(Sysctl),
     /// An nf_tables table with everything in it.
     Table(Table),
+    /// A chain that iptables made for Go's flanneld, in a table of many. Only observed and deleted.
+    Chain(SharedChain),
     /// An address on a link.
     Address(Address),
     /// A neighbour entry.
@@ -227,6 +284,7 @@ impl Object {
             Self::Link(link) => Key::Link(link.name.clone()),
             Self::Sysctl(sysctl) => Key::Sysctl(sysctl.path.clone()),
             Self::Table(table) => Key::Table(table.key()),
+            Self::Chain(chain) => Key::Chain { table: chain.table().clone(), chain: chain.name().to_owned() },
             Self::Address(a) => Key::Address { link: a.link.clone(), address: a.address },
             Self::Neighbour(n) => Key::Neighbour { link: n.link.clone(), address: n.address },
             Self::Fdb(entry) => Key::Fdb { link: entry.link.clone(), mac: entry.mac },
@@ -244,7 +302,7 @@ impl Object {
             Self::Route(r) => r.link.as_deref(),
             Self::Sysctl(sysctl) => Sysctl::link(&sysctl.path),
             Self::Link(Link { kind: LinkKind::Vxlan(vxlan), .. }) => vxlan.parent.as_deref(),
-            Self::Link(_) | Self::Table(_) => None,
+            Self::Link(_) | Self::Table(_) | Self::Chain(_) => None,
         }
     }
 
@@ -262,12 +320,18 @@ impl Link {
     /// Whether the parts that cannot change on a living link agree.
     #[must_use]
     pub fn is_kind_of(&self, want: &Self) -> bool {
-        self.kind == want.kind
+        match (&self.kind, &want.kind) {
+            (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
+                Vxlan { learning: want.learning, ..have.clone() } == *want
+            }
+            (have, want) => have == want,
+        }
     }
 
     fn has_settings_of(&self, want: &Self) -> bool {
         let agrees = |have: bool, wanted: bool| !wanted || have;
-        self.up == want.up
+        self.kind == want.kind
+            && self.up == want.up
             && agrees(self.mtu == want.mtu, want.mtu.is_some())
             && agrees(self.mac == want.mac, want.mac.is_some())
             && agrees(self.alias == want.alias, want.alias.is_some())
@@ -302,6 +366,15 @@ impl Objects {
             Some(Object::Link(link)) => Some(link),
             _ => None,
         }
+    }
+
+    /// The addresses on a link.
+    pub fn addresses_on(&self, link: &str) -> impl Iterator<Item = IpNet> {
+        let first = Key::Address { link: link.to_owned(), address: IpNet::V4(Ipv4Net::default()) };
+        self.0.range(first..).map_while(move |(key, _)| match key {
+            Key::Address { link: on, address } if on == link => Some(*address),
+            _ => None,
+        })
     }
 
     /// All objects, in the order of their keys.

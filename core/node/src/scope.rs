@@ -1,7 +1,7 @@
 //! Ownership: which of the kernel's objects are ours.
 //!
-//! Marks are the route protocol number, the names of flannel's devices and tables, and life on such a device. Two legacy
-//! marks recognise what Go's flanneld left behind. Only an owned object can ever be deleted.
+//! Marks are the route protocol number, the names of flannel's devices, tables and chains, and life on such a device. Two
+//! legacy marks recognise what Go's flanneld left behind. Only an owned object can ever be deleted.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,11 @@ use crate::{BOOT_PROTOCOL, Key, LinkKind, MAIN_TABLE, Object, Objects, ROUTE_PRO
 
 /// The nf_tables tables that are flannel's.
 pub const FLANNEL_TABLES: [(Family, &str); 2] = [(Family::Ip, "flannel-ipv4"), (Family::Ip6, "flannel-ipv6")];
+
+/// The chains that Go's flanneld makes in iptables' tables, each with the chain that leads to it. Their names are theirs alone, so
+/// with nftables they are leftovers wherever they are.
+pub const IPTABLES_CHAINS: [(&str, &str, &str); 2] =
+    [("nat", "FLANNEL-POSTRTG", "POSTROUTING"), ("filter", "FLANNEL-FWD", "FORWARD")];
 
 /// What belongs to this daemon and what it looks at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,6 +39,7 @@ impl Scope {
             Object::Link(_) => true,
             Object::Sysctl(sysctl) => self.sysctls.contains(&sysctl.path),
             Object::Table(table) => is_flannel_table(table.family, &table.name),
+            Object::Chain(chain) => is_flannel_chain(&chain.table().name, chain.name()),
             Object::Address(address) => match address.address {
                 IpNet::V4(_) => true,
                 IpNet::V6(net) => !net.addr().is_unicast_link_local(),
@@ -56,6 +62,7 @@ impl Scope {
             }
             Object::Sysctl(_) => false,
             Object::Table(table) => is_flannel_table(table.family, &table.name),
+            Object::Chain(chain) => is_flannel_chain(&chain.table().name, chain.name()),
             Object::Address(address) => self.owns_link(all, &address.link) && self.contains(address.address),
             Object::Neighbour(neighbour) => self.owns_link(all, &neighbour.link),
             Object::Fdb(entry) => self.owns_link(all, &entry.link),
@@ -83,10 +90,7 @@ impl Scope {
 
     /// A device without addresses is a half-made one of ours; one whose every address is foreign is another flannel's.
     fn is_of_our_network(&self, all: &Objects, link: &str) -> bool {
-        let mut addresses = all.iter().filter_map(|object| match object {
-            Object::Address(address) if address.link == link => Some(address.address),
-            _ => None,
-        });
+        let mut addresses = all.addresses_on(link);
         let Some(first) = addresses.next() else { return true };
         std::iter::once(first).chain(addresses).any(|address| self.contains(address))
     }
@@ -94,6 +98,10 @@ impl Scope {
 
 fn is_flannel_table(family: Family, name: &str) -> bool {
     FLANNEL_TABLES.contains(&(family, name))
+}
+
+fn is_flannel_chain(table: &str, chain: &str) -> bool {
+    IPTABLES_CHAINS.iter().any(|(of, name, _)| (*of, *name) == (table, chain))
 }
 
 /// Whether the name is one flannel gives to its devices.

@@ -48,6 +48,11 @@ impl fmt::Display for Step {
 
             Self::Add(Object::Table(table)) => nft_lines(f, changes(None, table).iter()),
             Self::Change { from: Object::Table(from), to: Object::Table(to) } => change_table(f, from, to),
+            Self::Delete(Object::Chain(chain)) => write!(f, "{chain}"),
+            Self::Add(Object::Chain(chain)) => {
+                write!(f, "# iptables makes chain {} {}", chain.table(), chain.name())
+            }
+
             Self::Delete(Object::Table(table)) => write!(f, "nft delete table {}", table.key()),
 
             Self::Change { from, to } => write!(f, "# {} cannot become {}", from.key(), to.key()),
@@ -61,6 +66,7 @@ impl fmt::Display for Key {
             Self::Link(name) => write!(f, "link {name}"),
             Self::Sysctl(path) => write!(f, "sysctl {}", dotted(path)),
             Self::Table(table) => write!(f, "nft table {table}"),
+            Self::Chain { table, chain } => write!(f, "nft chain {table} {chain}"),
             Self::Address { link, address } => write!(f, "address {address} on {link}"),
             Self::Neighbour { link, address } => write!(f, "neighbour {address} on {link}"),
             Self::Fdb { link, mac } => write!(f, "FDB entry {mac} on {link}"),
@@ -102,6 +108,9 @@ fn add_link(f: &mut fmt::Formatter<'_>, link: &Link) -> fmt::Result {
             if let Some(local) = vxlan.local {
                 write!(f, " local {local}")?;
             }
+            if let Some(group) = vxlan.group {
+                write!(f, " {} {group}", if group.is_multicast() { "group" } else { "remote" })?;
+            }
             if let Some(parent) = &vxlan.parent {
                 write!(f, " dev {parent}")?;
             }
@@ -132,8 +141,14 @@ fn change_link(f: &mut fmt::Formatter<'_>, from: &Link, to: &Link) -> fmt::Resul
         write!(f, " alias \"{alias}\"")?;
     }
     match (from.up, to.up) {
-        (false, true) => write!(f, " up"),
-        (true, false) => write!(f, " down"),
+        (false, true) => write!(f, " up")?,
+        (true, false) => write!(f, " down")?,
+        _ => {}
+    }
+    match (&from.kind, &to.kind) {
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) if have.learning != want.learning => {
+            write!(f, " type vxlan {}", if want.learning { "learning" } else { "nolearning" })
+        }
         _ => Ok(()),
     }
 }

@@ -170,6 +170,7 @@ fn the_generator_reaches_every_kind_of_step() {
                 Key::Neighbour { .. } => "neighbour",
                 Key::Fdb { .. } => "FDB entry",
                 Key::Route { .. } => "route",
+                Key::Chain { .. } => "chain",
             };
             kinds.insert(format!("{verb} {what}"));
         }

@@ -8,7 +8,7 @@ use loden_cni_protocol::error::Error;
 use loden_cni_protocol::masquerade::{
     CHECKS, POSTROUTING, comment, instance_hash, iptables_chain, rule, table,
 };
-use loden_firewall::{Action, Chain, Change, Family, Listed, Match, Rule, Table, TableName};
+use loden_firewall::{Chain, Change, Family, Listed, Rule, SharedChain, Table, TableName};
 use loden_netlink::nft::{NftSocket, handles_where};
 
 /// How often an edit is begun again because a rule it names was deleted meanwhile.
@@ -44,7 +44,7 @@ pub(crate) fn remove(network: &str, ifname: &str, container_id: &str) -> Result<
         let name = TableName { family, name: "nat".to_owned() };
         // That table may hold all of a node's services; it is read only if there is something to remove.
         if socket.has_chain(&name, &chain).map_err(|error| failed("remove", error))? {
-            edit(&mut socket, "remove", &name, |listed| iptables_removals(&name, listed, &chain))?;
+            edit(&mut socket, "remove", &name, |listed| iptables_removals(listed, &chain))?;
         }
     }
     Ok(())
@@ -113,23 +113,9 @@ fn removals(name: &TableName, listed: Option<&Listed>, hash: &str) -> Vec<Change
 }
 
 /// The chain of a Go plugin's iptables backend with the jumps to it.
-fn iptables_removals(name: &TableName, listed: Option<&Listed>, chain: &str) -> Vec<Change> {
-    let Some(listed) = listed.filter(|listed| listed.table.chains.contains_key(chain)) else {
-        return Vec::new();
-    };
-    let jump = format!("jump {chain}");
-    // iptables puts expressions into its rules that nf_tables values have no words for.
-    let leads_there = |rule: &Rule| {
-        rule.action == Action::Jump(chain.to_owned())
-            || rule.matches.iter().any(|part| matches!(part, Match::Opaque(text) if text.ends_with(&jump)))
-    };
-    let from = "POSTROUTING";
-    let mut changes: Vec<Change> = handles_where(listed, from, leads_there)
-        .map(|handle| Change::DeleteRule { table: name.clone(), chain: from.to_owned(), handle })
-        .collect();
-    changes.push(Change::FlushChain { table: name.clone(), chain: chain.to_owned() });
-    changes.push(Change::DeleteChain { table: name.clone(), chain: chain.to_owned() });
-    changes
+fn iptables_removals(listed: Option<&Listed>, chain: &str) -> Vec<Change> {
+    let found = listed.and_then(|listed| SharedChain::find(listed, chain, "POSTROUTING"));
+    found.map(|chain| chain.removal()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ impl Daemon {
     async fn rounds(&mut self, publication: &watch::Sender<Option<Publication>>) -> Result<(), Error> {
         // Listened to before the first look, so that nothing falls between.
         let mut notices = Notices::new(self.kernel.watch()?).map_err(loden_kernel::Error::Listen)?;
+        self.warn_of_legacy_iptables()?;
         self.gather().await;
         let mut retry = FIRST_RETRY;
         let mut file = FileNotices::new(self.file.path()).ok();
@@ -141,6 +142,19 @@ impl Daemon {
                 () = audit => {}
             }
         }
+    }
+
+    /// Without an earlier flanneld (which would have left its subnet file) there are no rules of it either.
+    fn warn_of_legacy_iptables(&self) -> Result<(), Error> {
+        let commands = self.kernel.legacy_iptables()?;
+        if !commands.is_empty() && !self.previous.networks.is_empty() {
+            tracing::warn!(
+                "rules that Go's flanneld may have left in legacy iptables cannot be seen or removed from here and would masquerade \
+                 once more; run `{}`, and where that lists rules delete the chain and the jump to it",
+                commands.join("`, `")
+            );
+        }
+        Ok(())
     }
 
     /// Waits a moment for the first answers, so that the first round has them. What comes late is taken up then.

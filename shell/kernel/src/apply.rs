@@ -28,6 +28,7 @@ impl Apply<'_> {
                 Object::Link(link) => self.add_link(link),
                 Object::Sysctl(setting) => self.set(setting),
                 Object::Table(table) => self.write_table(table),
+                Object::Chain(_) => Err(Error::OnlyObserved { step: line(self.step) }),
                 Object::Address(address) => {
                     let address = self.address(address)?;
                     self.change(&Change::AddAddress(address))
@@ -44,6 +45,7 @@ impl Apply<'_> {
                 (_, Object::Link(_)) => Err(self.replaced()),
                 (_, Object::Sysctl(setting)) => self.set(setting),
                 (_, Object::Table(table)) => self.write_table(table),
+                (_, Object::Chain(_)) => Err(Error::OnlyObserved { step: line(self.step) }),
                 (_, Object::Address(address)) => {
                     let address = self.address(address)?;
                     self.change(&Change::ReplaceAddress(address))
@@ -78,6 +80,10 @@ impl Apply<'_> {
             Object::Table(table) => {
                 let deleted = self.kernel.nft.delete_table(&table.key());
                 deleted.map(|_| ()).map_err(|source| self.refused(source))
+            }
+            // If a rule went meanwhile nothing of this was done, and the next look finds what is left.
+            Object::Chain(chain) => {
+                self.kernel.nft.apply(&chain.removal()).map_err(|source| self.refused(source))
             }
             Object::Address(address) => {
                 let address = self.address(address)?;

@@ -7,6 +7,7 @@
 
 mod apply;
 mod error;
+mod legacy;
 mod notices;
 mod observe;
 mod subnet_file;
@@ -85,6 +86,15 @@ impl Kernel {
     /// When a listing is not complete. A destination without a route is no error; it is simply not reached.
     pub fn surroundings(&mut self, can_reach: Option<IpAddr>) -> Result<Surroundings, Error> {
         Ok(surroundings::surroundings(&mut self.route, can_reach)?)
+    }
+
+    /// Commands that show whether Go's flanneld left rules in the older iptables, which keeps them outside nf_tables, where
+    /// nothing here can see or remove them. Empty when there is nothing to look for.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn legacy_iptables(&self) -> Result<Vec<String>, Error> {
+        self.inside(legacy::look_with)
     }
 
     /// Starts to listen for changes in this namespace.

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use loden_firewall::Table;
+use loden_firewall::{Family, SharedChain, Table, TableName};
 use loden_netlink::{self as netlink, IpFamily, RouteFilter, neighbour_flags, neighbour_state, sysctl};
 use loden_node::{
-    Address, FdbEntry, Key, Link, LinkKind, Mac, Neighbour, Object, Objects, Observed, Route, RouteKind,
-    Scope, Sysctl, Vxlan,
+    Address, FdbEntry, IPTABLES_CHAINS, Key, Link, LinkKind, Mac, Neighbour, Object, Objects, Observed,
+    Route, RouteKind, Scope, Sysctl, Vxlan,
 };
 
 use crate::{Error, Kernel};
@@ -90,6 +90,19 @@ fn attempt(kernel: &mut Kernel, scope: &Scope) -> Result<Option<Objects>, Error>
             && let Some(listed) = kernel.nft.table(&name)?
         {
             put(Object::Table(listed.table));
+        }
+    }
+
+    for (table, chain, from) in IPTABLES_CHAINS {
+        for family in [Family::Ip, Family::Ip6] {
+            let name = TableName { family, name: table.to_owned() };
+            // Such a table may hold all of a node's services; it is read only if there is something to find.
+            if kernel.nft.has_chain(&name, chain)?
+                && let Some(listed) = kernel.nft.table(&name)?
+                && let Some(found) = SharedChain::find(&listed, chain, from)
+            {
+                put(Object::Chain(found));
+            }
         }
     }
 

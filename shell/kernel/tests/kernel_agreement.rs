@@ -159,6 +159,7 @@ fn kind(step: &Step) -> &'static str {
         Object::Link(_) => ["add link", "change link", "delete link"],
         Object::Sysctl(_) => ["add sysctl", "change sysctl", "delete sysctl"],
         Object::Table(_) => ["add table", "change table", "delete table"],
+        Object::Chain(_) => ["add chain", "change chain", "delete chain"],
         Object::Address(_) => ["add address", "change address", "delete address"],
         Object::Neighbour(_) => ["add neighbour", "change neighbour", "delete neighbour"],
         Object::Fdb(_) => ["add fdb", "change fdb", "delete fdb"],

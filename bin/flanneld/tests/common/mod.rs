@@ -145,6 +145,12 @@ impl World {
         self.netns.run(|| run("nft", &[line])).unwrap()
     }
 
+    /// iptables on nf_tables inside, its arguments as one line; must succeed.
+    pub(crate) fn iptables(&self, line: &str) -> String {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        self.netns.run(|| run("iptables-nft", &args)).unwrap()
+    }
+
     pub(crate) fn sysctl(&self, path: &str) -> String {
         self.netns
             .run(|| std::fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap())
@@ -351,7 +357,7 @@ pub(crate) fn wait_until(what: &str, explain: &dyn Fn() -> String, mut condition
     }
 }
 
-fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let Output { status, stdout, stderr } = Command::new(program)
         .args(args)
         .output()

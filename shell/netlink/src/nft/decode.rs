@@ -154,13 +154,17 @@ enum Held {
     Masked { of: Box<Held>, mask: Vec<u8>, xor: Vec<u8> },
 }
 
-/// `jump <chain>` for an expression that is one: what an unreadable rule leads to is still worth knowing.
+/// `jump <chain>` or `goto <chain>` for an expression that is one: what an unreadable rule leads to is still worth knowing.
 fn jump_in(name: &str, data: &[u8]) -> Option<String> {
     let verdict = (name == "immediate").then(|| find(data, NFTA_IMMEDIATE_DATA)).flatten()?;
     let verdict = find(verdict.value, NFTA_DATA_VERDICT)?;
     let code = find(verdict.value, NFTA_VERDICT_CODE)?.be32()?.cast_signed();
     let chain = find(verdict.value, NFTA_VERDICT_CHAIN)?.text();
-    (code == NFT_JUMP).then(|| format!("jump {chain}"))
+    match code {
+        NFT_JUMP => Some(format!("jump {chain}")),
+        NFT_GOTO => Some(format!("goto {chain}")),
+        _ => None,
+    }
 }
 
 struct Reader {
