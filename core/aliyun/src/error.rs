@@ -44,6 +44,16 @@ pub mod codes {
     pub const TABLE_ID_NOT_FOUND: &str = "InvalidRouteTableId.NotFound";
     /// No such route table, for a list of entries.
     pub const TABLE_NOT_FOUND: &str = "InvalidRouteTable.NotFound";
+    /// No such instance for a next hop; the vendor's spelling.
+    pub const INSTANCE_NOT_FOUND: &str = "InvalidInstanId.NotFound";
+    /// The destination is one that the VPC learned by itself.
+    pub const ROUTE_CONFLICT: &str = "RouteConflict.AlreadyExist";
+    /// The destination is one of the system's own.
+    pub const ENTRY_DUPLICATE: &str = "InvalidRouteEntry.Duplicate";
+    /// The entry itself is in a state that forbids its deletion.
+    pub const ENTRY_STATUS: &str = "IncorrectStatus.VpcRouteEntry";
+    /// A client token that came with other parameters before.
+    pub const TOKEN_MISUSED: &str = "IdempotentParameterMismatch";
     /// No such next hop.
     pub const NEXT_HOP_NOT_FOUND: &str = "InvalidNextHopId.NotFound";
     /// A dry run that would have succeeded.
@@ -147,6 +157,7 @@ pub fn classify(code: &str, http_status: u16) -> ErrorClass {
         | "IncorrectVpcStatus"
         | "IncorrectVSwitchStatus"
         | "IncorrectHaVipStatus"
+        | "OperationFailed.OperationLocked"
         | "IncorrectInstanceStatus"
         | "OperationConflict"
         | "InvalidOperation.Conflict"
@@ -154,16 +165,20 @@ pub fn classify(code: &str, http_status: u16) -> ErrorClass {
         | "LastTokenProcessing"
         | codes::SIGNATURE_NONCE_USED
         | "Forbbiden" => ErrorClass::Busy,
-        "SystemBusy" | "UnknownError" | "InternalError" | "VPC.ERROR" => ErrorClass::Server,
+        "SystemBusy" | "UnknownError" | "InternalError" | "Internal.Error" | "VPC.ERROR" | "Vpc.Error" => {
+            ErrorClass::Server
+        }
         codes::TOKEN_MISSING => ErrorClass::StaleCredentials,
         codes::CIDR_DUPLICATE
         | codes::BATCH_CIDR_DUPLICATE
         | "InvalidRouteEntry.Duplicate"
-        | "Duplicated.VpcNextHop"
         | "RouteConflict.AlreadyExist"
+        | "OperationFailed.CidrConflictWithPrefixList"
         | "RouterEntryConflict.Duplicated" => ErrorClass::Duplicate,
         codes::SIGNATURE_DOES_NOT_MATCH | "IncompleteSignature" | "NoPermission" => ErrorClass::Denied,
         codes::BATCH_NOT_EXIST => ErrorClass::NotFound,
+        // Within the request itself, not between it and what the table holds.
+        "Duplicated.VpcNextHop" => ErrorClass::Invalid,
         // The call itself is wrong, not what it names: taking this for an entry that is gone would make every failed deletion a success.
         "InvalidAction.NotFound" | "InvalidRegionId.NotFound" => ErrorClass::Invalid,
         _ => classify_by_shape(code, http_status),
@@ -228,6 +243,16 @@ mod tests {
             ("VPC_ROUTER_ENTRY_NOT_EXIST", 0, ErrorClass::NotFound),
             ("InvalidRouteTableId.NotFound", 404, ErrorClass::NotFound),
             ("InvalidCidrBlock.Malformed", 400, ErrorClass::Invalid),
+            ("Duplicated.VpcNextHop", 400, ErrorClass::Invalid),
+            ("OperationFailed.CidrConflictWithPrefixList", 400, ErrorClass::Duplicate),
+            ("RouteConflict.AlreadyExist", 400, ErrorClass::Duplicate),
+            ("QuotaExceeded.HaVipRouteEntry", 400, ErrorClass::Quota),
+            ("IncorrectHaVipStatus", 400, ErrorClass::Busy),
+            ("IncorrectStatus.VpcRouteEntry", 400, ErrorClass::Busy),
+            ("IncorrcetRouteEntryStatus", 400, ErrorClass::Busy),
+            ("LastTokenProcessing", 400, ErrorClass::Busy),
+            ("SystemBusy", 503, ErrorClass::Server),
+            ("Vpc.Error", 500, ErrorClass::Server),
             ("InvalidAction.NotFound", 404, ErrorClass::Invalid),
             ("HTTP.404", 404, ErrorClass::Invalid),
         ] {

@@ -4,12 +4,14 @@
 //! rests on is mandatory: an answer that lacks it is malformed and never read as "none".
 
 mod entries;
+mod tables;
 
 use serde::{Deserialize, Serialize};
 
 use crate::request::{item, list_in, request};
 
 pub use entries::*;
+pub use tables::*;
 
 /// Entries in one `CreateRouteEntries` or `DeleteRouteEntries` call, at most.
 pub const BATCH_LIMIT: usize = 50;
