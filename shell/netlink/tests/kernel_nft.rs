@@ -46,6 +46,39 @@ fn listed(netns: &NetNs, table: &TableName) -> String {
     nft(netns, &["list", "table", &table.family.to_string(), &table.name], "").unwrap()
 }
 
+#[test]
+fn what_has_no_word_in_a_table_of_ours_does_not_stay() {
+    let netns = namespace();
+    let mut socket = NftSocket::open_in(&netns).unwrap();
+    let ours =
+        Table::new(Family::Ip, "ours").with_chain("c", Chain::regular(vec![Rule::new([], Action::Accept)]));
+    socket.set_table(&ours).unwrap();
+    let right = listed(&netns, &ours.key());
+    load(&netns, "table ip theirs {\n\tset s {\n\t\ttype ipv4_addr\n\t}\n}\n");
+    assert_eq!(socket.set_table(&ours).unwrap(), [], "another table's set is not ours");
+    for (what, strange) in [
+        ("set", "set s { type ipv4_addr; elements = { 10.0.0.1 }; }"),
+        ("map", "map m { type ipv4_addr : verdict; elements = { 10.0.0.1 : drop }; }"),
+        ("counter", "counter n { }"),
+    ] {
+        load(
+            &netns,
+            &format!("add {}\n", strange.replacen(&format!("{what} "), &format!("{what} ip ours "), 1)),
+        );
+        assert_ne!(listed(&netns, &ours.key()), right, "{what}");
+        let seen = socket.table(&ours.key()).unwrap().unwrap().table;
+        assert_ne!(seen, ours, "{what}");
+        assert!(!socket.set_table(&ours).unwrap().is_empty(), "{what}");
+        assert_eq!(listed(&netns, &ours.key()), right, "{what}");
+    }
+    // One that stands in a rule comes and goes with the rule, whose neighbours keep what they have counted.
+    load(&netns, "add rule ip ours c ip saddr { 10.0.0.1, 10.0.0.3 } drop\n");
+    let changes = socket.set_table(&ours).unwrap();
+    assert!(matches!(changes.as_slice(), [Change::DeleteRule { .. }]), "{changes:?}");
+    let theirs = TableName { family: Family::Ip, name: "theirs".to_owned() };
+    assert!(listed(&netns, &theirs).contains("set s"));
+}
+
 /// The table flannel installs for one node, as its own `nft -f` input has it.
 const FLANNEL: &str = r#"
 table ip flannel-ipv4 {

@@ -139,6 +139,24 @@ pub(super) fn rule(payload: &[u8], of: &TableName) -> Option<RuleRow> {
     Some(RuleRow { chain: chain?, handle: handle?, rule })
 }
 
+/// The name of a set, an object or a flowtable of this table. A set without a name of its own is part of a rule.
+pub(super) fn named(payload: &[u8], of: &TableName, is_set: bool) -> Option<String> {
+    let family = family(payload)?;
+    let (mut table, mut name, mut flags) = (None, None, 0);
+    for attr in attrs_after(payload, HEADER) {
+        match attr.kind {
+            NFTA_NAMED_TABLE => table = Some(attr.text()),
+            NFTA_NAMED_NAME => name = Some(attr.text()),
+            NFTA_SET_FLAGS if is_set => flags = attr.be32().unwrap_or(0),
+            _ => {}
+        }
+    }
+    if family != of.family || table.as_deref() != Some(&of.name) || flags & NFT_SET_ANONYMOUS != 0 {
+        return None;
+    }
+    name
+}
+
 pub(super) fn generation(payload: &[u8]) -> Option<u32> {
     attrs_after(payload, HEADER).find(|a| a.kind == NFTA_GEN_ID)?.be32()
 }
@@ -611,7 +629,7 @@ mod tests {
             broken.truncate(at);
             broken.extend(&bytes);
             for payload in [&bytes, &broken] {
-                let _ = (table(payload), chain(payload), generation(payload), rule(payload, &of()));
+                let _ = (named(payload, &of(), true), table(payload), chain(payload), generation(payload), rule(payload, &of()));
             }
             prop_assert!(rule(&whole, &of()).is_some());
         }

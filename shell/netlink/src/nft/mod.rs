@@ -130,6 +130,17 @@ impl NftSocket {
             table.chains.insert(row.name, chain);
         }
 
+        // Cannot be equal to anything desired either: no table of ours has any of these.
+        for (get, new, what) in
+            [(GETSET, NEWSET, "set"), (GETOBJ, NEWOBJ, "object"), (GETFLOWTABLE, NEWFLOWTABLE, "flowtable")]
+        {
+            let rows = self.socket.dump(operation, &Message::new(get, 0, &encode::header(family, 0)))?;
+            let named = parsed(&rows, new, |payload| decode::named(payload, name, get == GETSET));
+            if let Some(first) = named.first() {
+                table.comment = Some(format!("<{what} {first}>"));
+            }
+        }
+
         let mut request = Message::new(GETRULE, 0, &encode::header(family, 0));
         request.text(NFTA_RULE_TABLE, &name.name);
         let rules = match self.socket.dump(operation, &request) {

@@ -14,8 +14,14 @@ pub(super) const DELCHAIN: u16 = NEWTABLE + 5;
 pub(super) const NEWRULE: u16 = NEWTABLE + 6;
 pub(super) const GETRULE: u16 = NEWTABLE + 7;
 pub(super) const DELRULE: u16 = NEWTABLE + 8;
+pub(super) const NEWSET: u16 = NEWTABLE + 9;
+pub(super) const GETSET: u16 = NEWTABLE + 10;
 pub(super) const NEWGEN: u16 = NEWTABLE + 15;
 pub(super) const GETGEN: u16 = NEWTABLE + 16;
+pub(super) const NEWOBJ: u16 = NEWTABLE + 18;
+pub(super) const GETOBJ: u16 = NEWTABLE + 19;
+pub(super) const NEWFLOWTABLE: u16 = NEWTABLE + 22;
+pub(super) const GETFLOWTABLE: u16 = NEWTABLE + 23;
 
 pub(super) const NFPROTO_INET: u8 = 1;
 pub(super) const NFPROTO_IPV4: u8 = 2;
@@ -37,6 +43,12 @@ pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
 pub(super) const NFTA_CHAIN_USERDATA: u16 = 12;
 pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
 pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
+
+// Sets, objects and flowtables agree in these two.
+pub(super) const NFTA_NAMED_TABLE: u16 = 1;
+pub(super) const NFTA_NAMED_NAME: u16 = 2;
+pub(super) const NFTA_SET_FLAGS: u16 = 3;
+pub(super) const NFT_SET_ANONYMOUS: u32 = 1;
 
 pub(super) const NFTA_RULE_TABLE: u16 = 1;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;

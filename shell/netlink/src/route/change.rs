@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Address, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, Route, Rule, address, link_message,
-    neighbour, path, rule,
+    Address, BridgeConfig, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, PortVlan, Route, Rule,
+    address, link_message, neighbour, path, rule, vlan,
 };
 use crate::wire::Message;
 use crate::{Error, Refusal};
@@ -22,6 +22,13 @@ pub enum Change {
         /// What.
         settings: LinkSettings,
     },
+    /// Change a bridge's own settings. A kernel without VLAN filtering passes over that one; read the link back to know.
+    SetBridge {
+        /// Which.
+        index: u32,
+        /// All of its settings from now on.
+        config: BridgeConfig,
+    },
     /// Change a link's settings as a port of its bridge; `None` leaves a thing as it is.
     SetBridgePort {
         /// Which link.
@@ -33,6 +40,10 @@ pub enum Change {
         /// Learn source addresses.
         learning: Option<bool>,
     },
+    /// Let a link take part in a VLAN of its bridge, or change how it does.
+    AddPortVlan(PortVlan),
+    /// Let it no longer take part.
+    DeletePortVlan(PortVlan),
     /// Delete a link.
     DeleteLink {
         /// Which.
@@ -78,6 +89,9 @@ impl Change {
             Self::SetBridgePort { index, hairpin, isolated, learning } => {
                 link_message::set_port(*index, *hairpin, *isolated, *learning)
             }
+            Self::SetBridge { index, config } => link_message::set_bridge(*index, *config),
+            Self::AddPortVlan(v) => vlan::write(v, true),
+            Self::DeletePortVlan(v) => vlan::write(v, false),
             Self::DeleteLink { index, .. } => link_message::delete(*index),
             Self::AddAddress(a) => address::write(a, address::Verb::Add),
             Self::ReplaceAddress(a) => address::write(a, address::Verb::Replace),
@@ -107,13 +121,7 @@ impl Change {
             {
                 let kind = new.kind.name();
                 if matches!(new.kind, NewLinkKind::Bridge(config) if config.vlan_filtering) {
-                    return Error::MissingFeature {
-                        operation,
-                        feature: "bridges that filter by VLAN".to_owned(),
-                        advice: "leave VLAN filtering off or use a kernel with CONFIG_BRIDGE_VLAN_FILTERING"
-                            .to_owned(),
-                        refusal,
-                    };
+                    return no_vlan_filtering(operation, refusal);
                 }
                 Error::MissingFeature {
                     operation,
@@ -122,8 +130,20 @@ impl Change {
                     refusal,
                 }
             }
+            Self::AddPortVlan(_) | Self::DeletePortVlan(_) if refusal.errno == libc::EOPNOTSUPP => {
+                no_vlan_filtering(operation, refusal)
+            }
             _ => Error::Refused { operation, refusal },
         }
+    }
+}
+
+fn no_vlan_filtering(operation: String, refusal: Refusal) -> Error {
+    Error::MissingFeature {
+        operation,
+        feature: "bridges that filter by VLAN".to_owned(),
+        advice: "leave VLAN filtering off or use a kernel with CONFIG_BRIDGE_VLAN_FILTERING".to_owned(),
+        refusal,
     }
 }
 
@@ -147,6 +167,12 @@ impl fmt::Display for Change {
                 }
                 Ok(())
             }
+            Self::SetBridge { index, config } => {
+                let filtering = if config.vlan_filtering { "on" } else { "off" };
+                write!(f, "set bridge {index} vlan_filtering {filtering}")
+            }
+            Self::AddPortVlan(v) => write!(f, "add {v}"),
+            Self::DeletePortVlan(v) => write!(f, "delete {v}"),
             Self::DeleteLink { index, name } if name.is_empty() => write!(f, "delete link {index}"),
             Self::DeleteLink { index, name } => write!(f, "delete link {name} ({index})"),
             Self::AddAddress(a) => write!(f, "add address {a}"),

@@ -1,7 +1,7 @@
 //! Links: what they are, how they are made and changed.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use super::link_message::{RTM_NEWLINK, create, get, read, set_alias};
@@ -86,6 +86,8 @@ pub enum LinkKind {
     Veth,
     /// A VXLAN tunnel endpoint.
     Vxlan(VxlanConfig),
+    /// An IPv4-in-IPv4 tunnel.
+    Ipip(IpipConfig),
     /// Any other virtual link, by the kernel's name for its kind.
     Other(String),
 }
@@ -114,6 +116,18 @@ pub struct VxlanConfig {
     pub learning: bool,
     /// Carry group policy in the header.
     pub gbp: bool,
+}
+
+/// Settings of an IPv4-in-IPv4 tunnel. Two with the same settings cannot be in one namespace, and each namespace may have been born
+/// with one that has none set (`tunl0`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IpipConfig {
+    /// Source address of tunnel packets; `None` for that of the way they take.
+    pub local: Option<Ipv4Addr>,
+    /// Where all packets go; `None` to send each to its route's next hop.
+    pub remote: Option<Ipv4Addr>,
+    /// Index of the link packets leave by.
+    pub lower: Option<u32>,
 }
 
 /// A port's settings on its bridge.
@@ -194,7 +208,9 @@ pub enum NewLinkKind {
     Bridge(BridgeConfig),
     /// A VXLAN tunnel endpoint.
     Vxlan(VxlanConfig),
-    /// A kind that needs no settings, by the kernel's name (`dummy`, `ifb`).
+    /// An IPv4-in-IPv4 tunnel.
+    Ipip(IpipConfig),
+    /// A kind that needs no settings, by the kernel's name (`dummy`, `ifb`, `wireguard`).
     Other(String),
 }
 
@@ -205,6 +221,7 @@ impl NewLinkKind {
             Self::Veth(_) => "veth",
             Self::Bridge(_) => "bridge",
             Self::Vxlan(_) => "vxlan",
+            Self::Ipip(_) => "ipip",
             Self::Other(kind) => kind,
         }
     }

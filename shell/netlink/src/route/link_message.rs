@@ -1,32 +1,33 @@
 //! Links on the wire: `linux/if_link.h`.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::link::{
-    BridgeConfig, BridgePort, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind, OperState,
-    VxlanConfig,
+    BridgeConfig, BridgePort, IpipConfig, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind,
+    OperState, VxlanConfig,
 };
 use super::{AF_BRIDGE, AF_UNSPEC};
 use crate::NetNs;
 use crate::wire::{Attr, F_CREATE, F_EXCL, Message, attrs, attrs_after, find};
 
 pub(super) const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
+pub(super) const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_SETLINK: u16 = 19;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
+pub(super) const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
+pub(super) const IFLA_EXT_MASK: u16 = 29;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
 
@@ -58,13 +59,17 @@ const IFLA_VXLAN_GROUP6: u16 = 16;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_VXLAN_GBP: u16 = 23;
 
+const IFLA_IPTUN_LINK: u16 = 1;
+const IFLA_IPTUN_LOCAL: u16 = 2;
+const IFLA_IPTUN_REMOTE: u16 = 3;
+
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
 const IFF_LOWER_UP: u32 = 0x1_0000;
 /// Leave the statistics out of answers: they are most of the bytes and never asked for.
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
-fn header(family: u8, index: u32, flags: u32, mask: u32) -> [u8; 16] {
+pub(super) fn header(family: u8, index: u32, flags: u32, mask: u32) -> [u8; 16] {
     let mut fixed = [0; 16];
     fixed[0] = family;
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -116,6 +121,7 @@ pub(super) fn create(link: &NewLink) -> Message {
                 }
             }),
             NewLinkKind::Vxlan(config) => m.nest(IFLA_INFO_DATA, |m| vxlan_data(m, config)),
+            NewLinkKind::Ipip(config) => m.nest(IFLA_INFO_DATA, |m| ipip_data(m, config)),
             NewLinkKind::Other(_) => {}
         }
     });
@@ -148,6 +154,27 @@ fn vxlan_data(m: &mut Message, config: &VxlanConfig) {
     if config.gbp {
         m.bytes(IFLA_VXLAN_GBP, &[]);
     }
+}
+
+fn ipip_data(m: &mut Message, config: &IpipConfig) {
+    if let Some(lower) = config.lower {
+        m.u32(IFLA_IPTUN_LINK, lower);
+    }
+    for (kind, addr) in [(IFLA_IPTUN_LOCAL, config.local), (IFLA_IPTUN_REMOTE, config.remote)] {
+        if let Some(addr) = addr {
+            m.ip(kind, addr.into());
+        }
+    }
+}
+
+/// A link's own settings are changed with the message that makes one; it must not make one.
+pub(super) fn set_bridge(index: u32, config: BridgeConfig) -> Message {
+    let mut m = Message::new(RTM_NEWLINK, 0, &header(AF_UNSPEC, index, 0, 0));
+    m.nest(IFLA_LINKINFO, |m| {
+        m.text(IFLA_INFO_KIND, "bridge");
+        m.nest(IFLA_INFO_DATA, |m| m.u8(IFLA_BR_VLAN_FILTERING, u8::from(config.vlan_filtering)));
+    });
+    m
 }
 
 pub(super) fn set(index: u32, settings: &LinkSettings) -> Message {
@@ -279,6 +306,7 @@ fn link_info(info: Attr<'_>) -> (LinkKind, Option<BridgePort>) {
         }),
         Some("veth") => LinkKind::Veth,
         Some("vxlan") => LinkKind::Vxlan(read_vxlan(data)),
+        Some("ipip") => LinkKind::Ipip(read_ipip(data)),
         Some(other) => LinkKind::Other(other.to_owned()),
     };
     let is_port = find(info.value, IFLA_INFO_SLAVE_KIND).is_some_and(|a| a.text() == "bridge");
@@ -310,4 +338,16 @@ fn read_vxlan(data: &[u8]) -> VxlanConfig {
         }
     }
     config
+}
+
+fn read_ipip(data: &[u8]) -> IpipConfig {
+    let address = |kind| match find(data, kind)?.ip()? {
+        IpAddr::V4(addr) if !addr.is_unspecified() => Some(addr),
+        _ => None,
+    };
+    IpipConfig {
+        local: address(IFLA_IPTUN_LOCAL),
+        remote: address(IFLA_IPTUN_REMOTE),
+        lower: find(data, IFLA_IPTUN_LINK).and_then(|a| a.u32()).filter(|index| *index != 0),
+    }
 }

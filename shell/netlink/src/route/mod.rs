@@ -1,4 +1,4 @@
-//! Links, addresses, routes, rules, neighbours and FDB entries over rtnetlink.
+//! Links, addresses, routes, rules, neighbours, FDB entries and bridge VLANs over rtnetlink.
 //!
 //! [`RouteSocket`] lists them (complete or an error) and applies [`Change`]s, singly or several in one round trip.
 //! Everything carries the interface index the kernel gave the link; names are looked up once by the caller.
@@ -10,6 +10,7 @@ mod link_message;
 mod neighbour;
 mod path;
 mod rule;
+mod vlan;
 
 use std::net::IpAddr;
 
@@ -18,12 +19,13 @@ use ipnet::IpNet;
 pub use address::{Address, address_flags};
 pub use change::Change;
 pub use link::{
-    BridgeConfig, BridgePort, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind, OperState,
-    ParseMacError, VethPeer, VxlanConfig,
+    BridgeConfig, BridgePort, IpipConfig, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind,
+    OperState, ParseMacError, VethPeer, VxlanConfig,
 };
 pub use neighbour::{FdbEntry, Neighbour, neighbour_flags, neighbour_state};
 pub use path::{Hop, Route, RouteFilter, RouteKind, protocol, scope, table};
 pub use rule::{Rule, RuleAction};
+pub use vlan::PortVlan;
 
 use crate::socket::{NetlinkSocket, parsed};
 use crate::wire::Message;
@@ -184,6 +186,7 @@ mod tests {
             let sane = link_message::read(&payload).is_none_or(|link| link.name.len() <= payload.len());
             let _ = (address::read(&payload), path::read(&payload), path::read_any(&payload));
             let _ = (rule::read(&payload), neighbour::read(&payload), neighbour::read_fdb(&payload));
+            let _ = vlan::read(&payload);
             prop_assert!(sane);
         }
     }
