@@ -3,7 +3,7 @@
 //! The invariant: a node is called available only when every served table shows its entry in force with its own instance as next hop. Pods that are placed
 //! on a node without one cannot be reached by anybody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -21,7 +21,8 @@ const CONTESTED: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Conditions {
     pub(super) queue: Queue<String>,
-    in_flight: BTreeSet<String>,
+    /// What is being written. The watch may show it before the write is reported.
+    in_flight: BTreeMap<String, NetworkUnavailable>,
     written: BTreeMap<String, Written>,
 }
 
@@ -37,7 +38,7 @@ impl Conditions {
     pub(super) fn new() -> Self {
         Self {
             queue: Queue::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(60))),
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             written: BTreeMap::new(),
         }
     }
@@ -55,7 +56,7 @@ impl Conditions {
         {
             if written.value == *carried {
                 written.seen = true;
-            } else if written.seen {
+            } else if written.seen && self.in_flight.get(&node.name) != Some(carried) {
                 written.seen = false;
                 written.contested = written.contested.saturating_add(1);
                 if written.contested >= CONTESTED {
@@ -77,7 +78,7 @@ impl Controller {
     /// Puts the writes that are due into the outbox.
     pub(super) fn next_conditions(&mut self, now: Moment, deadline: &mut Deadline) {
         while let Some(name) = self.conditions.queue.pop(now) {
-            if self.conditions.in_flight.contains(&name) {
+            if self.conditions.in_flight.contains_key(&name) {
                 continue;
             }
             let Some(state) = self.nodes.get(&name) else { continue };
@@ -86,7 +87,7 @@ impl Controller {
                 continue;
             }
             let uid = state.node.uid.clone();
-            self.conditions.in_flight.insert(name.clone());
+            self.conditions.in_flight.insert(name.clone(), wanted.clone());
             self.outbox.push_back(Action::Condition { node: name, uid, wanted });
         }
         if let Some(due) = self.conditions.queue.next_due() {

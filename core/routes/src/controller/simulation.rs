@@ -31,6 +31,8 @@ struct World {
     turn: u64,
     random: u64,
     faults: Faults,
+    /// The watch shows a written condition before the write itself is answered.
+    watch_first: bool,
     notices: Vec<Notice>,
     calls: usize,
     condition_writes: usize,
@@ -53,6 +55,7 @@ impl World {
             turn: 0,
             random: 1,
             faults: Faults::default(),
+            watch_first: false,
             notices: Vec::new(),
             calls: 0,
             condition_writes: 0,
@@ -152,7 +155,7 @@ impl World {
                 known.network_unavailable = Some(wanted.clone());
                 let echo = known.clone();
                 self.send(5 * MS, Event::ConditionWritten { node, result: Ok(wanted) });
-                self.send(6 * MS, Event::Node(Box::new(echo)));
+                self.send(if self.watch_first { 4 } else { 6 } * MS, Event::Node(Box::new(echo)));
             }
             Action::Cloud { id, call } => {
                 self.calls += 1;
@@ -523,6 +526,22 @@ fn a_condition_that_another_writer_changes_is_repaired_and_the_fight_is_told() {
         assert!(!world.condition("n0").unavailable);
     }
     assert_eq!(world.reasons(), ["ConditionContested"]);
+}
+
+#[test]
+fn its_own_words_seen_before_their_answer_are_no_fight() {
+    let mut world = World::with_nodes(SECOND, 1);
+    world.watch_first = true;
+    world.meddled.insert("n0".to_owned());
+    world.run(10 * SECOND);
+    for _ in 0..4 {
+        world.vpc.take("vtb-1", "172.20.0.0/24".parse().unwrap());
+        world.controller.on_event(world.now, Event::LookAgain);
+        world.run(30 * SECOND);
+        assert!(!world.condition("n0").unavailable);
+    }
+    assert!(world.condition_writes >= 8, "{}", world.condition_writes);
+    assert!(!world.reasons().contains(&"ConditionContested"), "{:?}", world.reasons());
 }
 
 #[test]
