@@ -22,7 +22,7 @@ pub enum Change {
         /// What.
         settings: LinkSettings,
     },
-    /// Change a bridge's own settings. A kernel without VLAN filtering passes over that one; read the link back to know.
+    /// Change a bridge's own settings.
     SetBridge {
         /// Which.
         index: u32,
@@ -130,7 +130,9 @@ impl Change {
                     refusal,
                 }
             }
-            Self::AddPortVlan(_) | Self::DeletePortVlan(_) if refusal.errno == libc::EOPNOTSUPP => {
+            Self::SetBridge { .. } | Self::AddPortVlan(_) | Self::DeletePortVlan(_)
+                if refusal.errno == libc::EOPNOTSUPP =>
+            {
                 no_vlan_filtering(operation, refusal)
             }
             _ => Error::Refused { operation, refusal },
