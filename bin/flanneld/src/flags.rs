@@ -180,7 +180,8 @@ pub(crate) fn usage() -> String {
     let mut out = String::from(
         "flanneld gives this node its part of the pod network: it takes the node's subnet from the lease store, tells the CNI\n\
          plugin about it, and keeps forwarding, masquerading and the bridge's gateway address as they must be. What somebody\n\
-         removes by hand comes back; what an earlier run left behind goes; what belongs to others is not touched.\n\n\
+         removes by hand comes back; what an earlier run left behind goes; what belongs to others is not touched.\n\
+         It needs CAP_NET_ADMIN and a directory it may write the subnet file to; it need not be root.\n\n\
          Usage: flanneld -kube-subnet-mgr [flags]\n\n\
          A flag may begin with one dash or two, and take its value after = or as the next word. A flag that is not given is\n\
          taken from the environment: -ip-masq from FLANNELD_IP_MASQ.\n\n\

@@ -131,6 +131,10 @@ fn what_is_removed_by_hand_is_back_at_once() {
     again("the strange rule is gone", &|| is_right(&world));
     world.nft("add chain ip flannel-ipv4 mine");
     again("the strange chain is gone", &|| !world.nft("list table ip flannel-ipv4").contains("mine"));
+    world.nft("add set ip flannel-ipv4 mine { type ipv4_addr; }");
+    again("the strange set is gone", &|| {
+        !world.nft("list table ip flannel-ipv4").contains("mine") && is_right(&world)
+    });
     world.set_sysctl("net/ipv4/ip_forward", "0");
     again("forwarding is on", &|| world.sysctl("net/ipv4/ip_forward") == "1");
     world.ip("address delete 172.20.1.1/24 dev cni0");
