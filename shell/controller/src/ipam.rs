@@ -67,27 +67,24 @@ impl Ipam {
         if replaced {
             self.pool.release(&name);
         }
-        let held = self.pool_family(&node);
-        match held {
-            Some(subnet) => match self.pool.adopt(&name, subnet) {
-                // Another mask wastes addresses and harms nobody: nodes from before a change of the mask keep theirs.
-                Adoption::Adopted | Adoption::Irregular(Irregularity::OtherMask { .. }) => {
-                    self.told.remove(&name);
-                }
-                Adoption::Irregular(irregularity) => {
-                    self.tell(&node, "PodCIDRIrregular", irregularity.to_string())
-                }
-            },
+        match first_ipv4(&node.pod_cidrs) {
+            Some(subnet) => self.adopt(&node, subnet),
             None if node.pod_cidrs.is_empty() => self.queue.add(name.clone(), now),
             None => {}
         }
         self.nodes.insert(name, node);
     }
 
-    /// The pod CIDR of the family that this pool gives out.
-    fn pool_family(&self, node: &NodeView) -> Option<IpNet> {
-        let nets = node.pod_cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok());
-        nets.map(|net| net.trunc()).find(|net| matches!(net, IpNet::V4(_)))
+    fn adopt(&mut self, node: &Arc<NodeView>, subnet: IpNet) {
+        match self.pool.adopt(&node.name, subnet) {
+            // Another mask wastes addresses and harms nobody: nodes from before a change of the mask keep theirs.
+            Adoption::Adopted | Adoption::Irregular(Irregularity::OtherMask { .. }) => {
+                self.told.remove(&node.name);
+            }
+            Adoption::Irregular(irregularity) => {
+                self.tell(node, "PodCIDRIrregular", irregularity.to_string());
+            }
+        }
     }
 
     pub(crate) fn gone(&mut self, now: Moment, name: &str) {
@@ -140,15 +137,26 @@ impl Ipam {
     ) {
         let name = &node.name;
         self.in_flight.remove(name);
+        if self.nodes.get(name).is_some_and(|current| current.uid != node.uid) {
+            // It went to a node that is no more. The one that bears its name now has been passed over meanwhile.
+            self.queue.succeeded(name);
+            self.queue.add(name.clone(), now);
+            return;
+        }
         match result {
             Ok(PodCidrOutcome::Written | PodCidrOutcome::AlreadySet) => {
                 self.queue.succeeded(name);
                 self.told.remove(name);
             }
-            // Another allocator was faster. What the node has comes with the watch and is adopted then.
-            Ok(PodCidrOutcome::SetToOthers(_)) => {
-                self.pool.release(name);
+            // Another allocator was faster. The watch may have shown what the node has before this answer came, and will not show it again.
+            Ok(PodCidrOutcome::SetToOthers(cidrs)) => {
                 self.queue.succeeded(name);
+                match (first_ipv4(cidrs), self.nodes.get(name).cloned()) {
+                    (Some(subnet), Some(node)) => self.adopt(&node, subnet),
+                    _ => {
+                        self.pool.release(name);
+                    }
+                }
             }
             Err(error) => {
                 tracing::warn!(node = %name, %error, "cannot write the pod CIDR; trying again");
@@ -175,6 +183,12 @@ impl Ipam {
     pub(crate) fn next_due(&self) -> Option<Moment> {
         self.queue.next_due().filter(|_| self.complete)
     }
+}
+
+/// The pod CIDR of the family that node IPAM gives out.
+fn first_ipv4(cidrs: &[String]) -> Option<IpNet> {
+    let nets = cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok());
+    nets.map(|net| net.trunc()).find(|net| matches!(net, IpNet::V4(_)))
 }
 
 #[cfg(test)]
@@ -255,6 +269,35 @@ mod tests {
         ipam.seen(SECOND, node("a", "1", "172.20.9.0/24"));
         ipam.seen(SECOND, node("b", "2", ""));
         assert_eq!(grants(&mut ipam, SECOND), ["b 172.20.0.0/24"]);
+    }
+
+    #[test]
+    fn what_another_allocator_gave_stays_taken_though_the_watch_was_first_to_tell() {
+        let mut ipam = ipam("172.20.0.0/23");
+        ipam.complete();
+        let a = node("a", "1", "");
+        ipam.seen(SECOND, Arc::clone(&a));
+        assert_eq!(grants(&mut ipam, SECOND), ["a 172.20.0.0/24"]);
+        ipam.seen(SECOND, node("a", "1", "172.20.1.0/24"));
+        ipam.written(SECOND, &a, &Ok(PodCidrOutcome::SetToOthers(vec!["172.20.1.0/24".to_owned()])));
+        ipam.seen(SECOND, node("b", "2", ""));
+        ipam.seen(SECOND, node("c", "3", ""));
+        assert_eq!(grants(&mut ipam, SECOND), ["b 172.20.0.0/24"]);
+        let told = ipam.reports();
+        assert_eq!(told.iter().map(|report| report.node.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_node_reborn_while_its_name_is_being_written_is_served_too() {
+        let mut ipam = ipam("172.20.0.0/16");
+        ipam.complete();
+        let old = node("a", "1", "");
+        ipam.seen(SECOND, Arc::clone(&old));
+        assert_eq!(grants(&mut ipam, SECOND), ["a 172.20.0.0/24"]);
+        ipam.seen(SECOND, node("a", "2", ""));
+        assert!(grants(&mut ipam, SECOND).is_empty(), "one write at a time");
+        ipam.written(SECOND, &old, &Ok(PodCidrOutcome::Written));
+        assert_eq!(grants(&mut ipam, SECOND), ["a 172.20.0.0/24"]);
     }
 
     #[test]
