@@ -28,7 +28,7 @@ pub enum BackendData {
     None,
     /// vxlan: `{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}`.
     Vxlan {
-        /// The VXLAN network identifier.
+        /// The VXLAN network identifier; 0 where an old peer left it out.
         vni: u32,
         /// The VTEP's MAC address in lower-case colon notation.
         vtep_mac: String,
@@ -46,7 +46,7 @@ pub enum BackendData {
 
 #[derive(Serialize, Deserialize)]
 struct VxlanJson {
-    #[serde(rename = "VNI")]
+    #[serde(rename = "VNI", default)]
     vni: u32,
     #[serde(rename = "VtepMAC")]
     vtep_mac: String,
@@ -297,10 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn wireguard_peers_without_a_port_are_understood() {
+    fn peers_that_leave_a_number_out_are_understood() {
         let data = BackendData::from_json("wireguard", r#"{"PublicKey":"a2V5"}"#).unwrap();
         assert_eq!(data, BackendData::WireGuard { public_key: "a2V5".into(), port: None });
         assert_eq!(BackendData::from_json("wireguard", r#"{"PublicKey":"a2V5","Port":0}"#).unwrap(), data);
+        assert_eq!(
+            BackendData::from_json("vxlan", r#"{"VtepMAC":"12:c6:65:89:b4:e3"}"#).unwrap(),
+            BackendData::Vxlan { vni: 0, vtep_mac: "12:c6:65:89:b4:e3".into() }
+        );
         assert!(BackendData::from_json("vxlan", r#"{"PublicKey":"a2V5"}"#).is_err());
         assert!(BackendData::from_json("vxlan", "{").is_err());
     }

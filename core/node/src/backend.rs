@@ -1,8 +1,21 @@
-//! The backends by name: all that flannel knows, and which of them are built.
+//! The backends: which there are, and how those that are built reach a peer's subnet.
+//!
+//! How a subnet is reached is a property of each [`Peer`], not of the backend: some may be neighbours while others are
+//! behind the [`Tunnel`].
+
+mod around;
+mod fabric;
+mod peer;
+mod settings;
 
 use std::fmt;
 
 use thiserror::Error;
+
+pub(crate) use around::Around;
+pub use fabric::{Fabric, Tunnel, Unreached};
+pub use peer::{Admission, Claim, Flaw, Oneself, OwnEnd, Peer, Way, admit};
+pub use settings::VxlanSettings;
 
 /// A backend: how a peer's subnet is reached from this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,7 +109,7 @@ impl BackendKind {
     /// Whether this build has it.
     #[must_use]
     pub fn is_built(self) -> bool {
-        self == Self::Alloc
+        matches!(self, Self::Alloc)
     }
 }
 

@@ -4,6 +4,8 @@
 //! then what is missing or different, in the order of dependence; surplus objects of ours go last and in reverse, so
 //! that nothing right is ever taken away before its replacement stands.
 
+use std::collections::BTreeSet;
+
 use crate::model::{self, Refused};
 use crate::{Blocked, Desired, Link, Object, Objects, Observed, Plan, Reason, Step};
 
@@ -94,11 +96,14 @@ impl Planner<'_> {
             .filter(|object| self.desired.objects.get(&object.key()).is_none() && self.owns(object))
             .cloned()
             .collect();
-        let going =
-            |name: &str| surplus.iter().any(|o| matches!(o, Object::Link(Link { name: n, .. }) if n == name));
+        let names = surplus.iter().filter_map(|object| match object {
+            Object::Link(Link { name, .. }) => Some(name.as_str()),
+            _ => None,
+        });
+        let going: BTreeSet<&str> = names.collect();
         for object in surplus.iter().rev() {
             // What lives on a link that goes, goes with it.
-            if object.link().is_some_and(going) && !matches!(object, Object::Link(_)) {
+            if object.link().is_some_and(|link| going.contains(link)) && !matches!(object, Object::Link(_)) {
                 continue;
             }
             if self.state.get(&object.key()).is_some() {

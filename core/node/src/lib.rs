@@ -23,18 +23,24 @@ mod scope;
 mod settle;
 mod text;
 
-pub use backend::{BackendError, BackendKind, find_backend};
+pub use backend::{
+    Admission, BackendError, BackendKind, Claim, Fabric, Flaw, Oneself, OwnEnd, Peer, Tunnel, Unreached,
+    VxlanSettings, Way, admit, find_backend,
+};
 pub use check::{Unsafe, check};
 pub use diff::diff;
 pub use gateway::gateways;
 pub use model::Refused;
 pub use network::{BLACKHOLE_METRIC, Network};
 pub use object::{
-    Address, FdbEntry, Key, Link, LinkKind, Mac, Neighbour, Object, Objects, Route, RouteKind, Sysctl, Vxlan,
+    Address, FdbEntry, Key, Link, LinkKind, Mac, Neighbour, Object, Objects, ParseMacError, Route, RouteKind,
+    Sysctl, Vxlan,
 };
 pub use plan::{Blocked, Plan, Reason, Step};
 pub use scope::{FLANNEL_TABLES, IPTABLES_CHAINS, Scope};
 pub use settle::{Port, Round, SettleError, plan, settle};
+
+use std::collections::BTreeSet;
 
 /// The route protocol number that marks our routes in the kernel (`ip route` shows `proto 77`).
 pub const ROUTE_PROTOCOL: u8 = 77;
@@ -53,6 +59,8 @@ pub struct Desired {
     pub scope: Scope,
     /// What must exist.
     pub objects: Objects,
+    /// Those of the objects without which the network is right, too: each is attempted, none is waited for.
+    pub dispensable: BTreeSet<Key>,
 }
 
 /// What the kernel shows, complete within [`Scope::looks_at`].

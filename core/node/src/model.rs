@@ -27,6 +27,9 @@ pub enum Refused {
     /// The link it lives on is down (`ENETDOWN`).
     #[error("link {0} is down")]
     LinkDown(String),
+    /// No link leads to the next hop (`ENETUNREACH`).
+    #[error("next hop {0} is on no network of the link")]
+    NextHop(IpAddr),
     /// The kernel can only show such an object, not make it from outside.
     #[error("{0} is of a kind that is only observed, never made")]
     OnlyObserved(Key),
@@ -86,7 +89,24 @@ fn possible(state: &Objects, object: &Object) -> Result<(), Refused> {
     if matches!(object, Object::Route(_)) && !link.up {
         return Err(Refused::LinkDown(name.to_owned()));
     }
-    Ok(())
+    match object {
+        Object::Route(Route { via: Some(via), onlink: false, .. }) if !is_on(state, name, *via) => {
+            Err(Refused::NextHop(*via))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a next hop is on a network of the link, by the link's addresses or by somebody's route.
+fn is_on(state: &Objects, link: &str, next_hop: IpAddr) -> bool {
+    state.addresses_on(link).any(|net| net.contains(&next_hop))
+        || state.iter().any(|object| {
+            matches!(object, Object::Route(route) if route.via.is_none()
+                && route.link.as_deref() == Some(link)
+                && route.destination.contains(&next_hop))
+        })
+        // Every link with IPv6 has such an address, which is not looked at.
+        || matches!(next_hop, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn change_link(state: &mut Objects, have: &Link, want: &Link) -> Result<(), Refused> {

@@ -5,8 +5,8 @@ use loden_firewall::flannel::{self, Masquerade};
 use loden_firewall::{Family, TableName};
 
 use crate::{
-    Desired, FLANNEL_TABLES, Key, MAIN_TABLE, Object, Objects, Observed, ROUTE_PROTOCOL, Route, RouteKind,
-    Scope, Sysctl, gateways,
+    Desired, FLANNEL_TABLES, Fabric, Key, MAIN_TABLE, Object, Objects, Observed, ROUTE_PROTOCOL, Route,
+    RouteKind, Scope, Sysctl, gateways,
 };
 
 /// The metric of the blackhole route over the own subnet. It is large so that the bridge's own route to the same
@@ -17,10 +17,10 @@ use crate::{
 /// to a pod is dropped. With a metric of its own it stays in place while the bridge comes and goes.
 pub const BLACKHOLE_METRIC: u32 = 65_535;
 
-/// Everything the desired network of the `alloc` backend follows from.
+/// Everything the desired network of a node follows from.
 ///
-/// `alloc` reaches no peer by itself, the cloud's route tables do; what remains for the node is to forward, to
-/// masquerade what leaves for the world, and to keep the bridge's gateway address.
+/// Whatever the backend, a node forwards, masquerades what leaves for the world, and keeps the bridge's gateway address;
+/// what leads to the peers is the [`Fabric`]. With backend `alloc` that is empty, since the cloud's route tables do it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
     /// The cluster's networks, at most one per family.
@@ -40,6 +40,8 @@ pub struct Network {
     pub previous_networks: Vec<IpNet>,
     /// The external interface.
     pub external_link: Option<String>,
+    /// What leads to the peers.
+    pub fabric: Fabric,
 }
 
 impl Network {
@@ -52,12 +54,18 @@ impl Network {
         Scope {
             networks,
             legacy_link: self.external_link.clone().filter(|_| same_network),
-            sysctls: self.sysctls().into_iter().map(|sysctl| sysctl.path).collect(),
+            sysctls: self
+                .sysctls()
+                .into_iter()
+                .map(|sysctl| sysctl.path)
+                .chain(self.fabric.sysctls())
+                .collect(),
         }
     }
 
-    /// The desired network. It depends on the observed one only in that gateway addresses are kept on the bridges that
-    /// carry our note, which are the bridge plugin's to make.
+    /// The desired network. It depends on the observed one in what is not ours to make: gateway addresses are kept on the
+    /// bridges that carry the bridge plugin's note, peers are routed to directly where a link shares their layer 2, and the
+    /// tunnel fits the link below it.
     #[must_use]
     pub fn desired(&self, observed: &Observed) -> Desired {
         let mut objects: Objects = self.sysctls().into_iter().map(Object::Sysctl).collect();
@@ -92,7 +100,8 @@ impl Network {
                 })
             }));
         }
-        Desired { scope: self.scope(), objects }
+        objects.extend(self.fabric.objects(observed).iter().cloned());
+        Desired { scope: self.scope(), objects, dispensable: self.fabric.dispensable().into_iter().collect() }
     }
 
     fn sysctls(&self) -> Vec<Sysctl> {

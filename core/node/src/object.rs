@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use loden_firewall::{SharedChain, Table, TableName};
 
 /// A link-layer address.
@@ -18,6 +19,51 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A text that is no link-layer address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no link-layer address such as 02:42:ac:11:00:02")]
+pub struct ParseMacError(String);
+
+impl FromStr for Mac {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> Result<Self, ParseMacError> {
+        let broken = || ParseMacError(text.to_owned());
+        let mut octets = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for octet in &mut octets {
+            let digits = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(digits).ok_or_else(broken)?;
+            *octet = u8::from_str_radix(part, 16).map_err(|_| broken())?;
+        }
+        if parts.next().is_some() { Err(broken()) } else { Ok(Self(octets)) }
+    }
+}
+
+impl Mac {
+    /// The address a node's tunnel device has when none was handed down: always the same for a node and a network
+    /// identifier, so that a node that forgot everything comes back as its peers know it. Locally administered, unicast.
+    #[must_use]
+    pub fn of_node(node: &str, vni: u32) -> Self {
+        // FNV-1a, then mixed so that names that differ in their last digit differ in every octet.
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for byte in vni.to_be_bytes().into_iter().chain(node.bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [a, b, c, d, e, g, ..] = (hash ^ (hash >> 31)).to_be_bytes();
+        Self([(a & 0xfe) | 0x02, b, c, d, e, g])
+    }
+
+    /// Whether it names one station.
+    #[must_use]
+    pub fn is_unicast(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 0 && self.0 != [0; 6]
     }
 }
 
@@ -89,7 +135,7 @@ pub struct Link {
     pub up: bool,
 }
 
-/// What a link is. What is in here cannot be changed on a living link: it is created anew.
+/// What a link is. But for a tunnel's learning, what is in here cannot be changed on a living link: it is created anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// A bridge.
@@ -100,8 +146,8 @@ pub enum LinkKind {
     Other(String),
 }
 
-/// A VXLAN device's fixed settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A VXLAN device's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Vxlan {
     /// VXLAN network identifier.
     pub vni: u32,
@@ -111,7 +157,9 @@ pub struct Vxlan {
     pub local: Option<IpAddr>,
     /// The link the outer packets leave by.
     pub parent: Option<String>,
-    /// Whether it learns MAC addresses from traffic.
+    /// Where frames for unknown addresses go. Ours have none.
+    pub group: Option<IpAddr>,
+    /// Whether it learns MAC addresses from traffic. The one setting that changes on a living link.
     pub learning: bool,
     /// Whether it carries group policy marks.
     pub gbp: bool,
@@ -272,12 +320,18 @@ impl Link {
     /// Whether the parts that cannot change on a living link agree.
     #[must_use]
     pub fn is_kind_of(&self, want: &Self) -> bool {
-        self.kind == want.kind
+        match (&self.kind, &want.kind) {
+            (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => {
+                Vxlan { learning: want.learning, ..have.clone() } == *want
+            }
+            (have, want) => have == want,
+        }
     }
 
     fn has_settings_of(&self, want: &Self) -> bool {
         let agrees = |have: bool, wanted: bool| !wanted || have;
-        self.up == want.up
+        self.kind == want.kind
+            && self.up == want.up
             && agrees(self.mtu == want.mtu, want.mtu.is_some())
             && agrees(self.mac == want.mac, want.mac.is_some())
             && agrees(self.alias == want.alias, want.alias.is_some())
@@ -312,6 +366,15 @@ impl Objects {
             Some(Object::Link(link)) => Some(link),
             _ => None,
         }
+    }
+
+    /// The addresses on a link.
+    pub fn addresses_on(&self, link: &str) -> impl Iterator<Item = IpNet> {
+        let first = Key::Address { link: link.to_owned(), address: IpNet::V4(Ipv4Net::default()) };
+        self.0.range(first..).map_while(move |(key, _)| match key {
+            Key::Address { link: on, address } if on == link => Some(*address),
+            _ => None,
+        })
     }
 
     /// All objects, in the order of their keys.

@@ -90,10 +90,7 @@ impl Scope {
 
     /// A device without addresses is a half-made one of ours; one whose every address is foreign is another flannel's.
     fn is_of_our_network(&self, all: &Objects, link: &str) -> bool {
-        let mut addresses = all.iter().filter_map(|object| match object {
-            Object::Address(address) if address.link == link => Some(address.address),
-            _ => None,
-        });
+        let mut addresses = all.addresses_on(link);
         let Some(first) = addresses.next() else { return true };
         std::iter::once(first).chain(addresses).any(|address| self.contains(address))
     }

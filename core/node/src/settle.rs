@@ -4,11 +4,12 @@
 //! a round in which something could not be put in place, and the round only says that the network [is right](Round::is_right)
 //! after an observation that showed it.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use thiserror::Error;
 
-use crate::{Blocked, Desired, Observed, Plan, Scope, Step, Unsafe, check, diff};
+use crate::{Blocked, Desired, Key, Observed, Plan, Scope, Step, Unsafe, check, diff};
 
 /// How often a round looks before it leaves the rest to the next one. Two looks are the normal case; a third helps when
 /// somebody else moved meanwhile.
@@ -30,6 +31,12 @@ pub trait Port {
     /// # Errors
     /// When the kernel refuses it.
     fn apply(&mut self, step: &Step) -> Result<(), Self::Error>;
+
+    /// Applies steps in order, going on after one that is refused; one outcome each. Worth providing where many at once
+    /// cost less than one after the other.
+    fn apply_all(&mut self, steps: &[Step]) -> Vec<Result<(), Self::Error>> {
+        steps.iter().map(|step| self.apply(step)).collect()
+    }
 }
 
 /// Why a round broke off before it had a plan.
@@ -50,6 +57,8 @@ pub struct Round<E> {
     pub applied: Vec<Step>,
     /// Steps the kernel refused.
     pub failed: Vec<(Step, E)>,
+    /// Steps the kernel refused about [dispensable](Desired::dispensable) objects.
+    pub forgone: Vec<(Step, E)>,
     /// Desired objects that cannot be had for now.
     pub blocked: Vec<Blocked>,
     /// Whether the last look still showed a difference that a step could mend.
@@ -73,11 +82,19 @@ pub fn plan<P: Port>(
     scope: &Scope,
     desired: impl Fn(&Observed) -> Desired,
 ) -> Result<Plan, SettleError<P::Error>> {
+    look(port, scope, &desired).map(|(plan, _)| plan)
+}
+
+fn look<P: Port>(
+    port: &mut P,
+    scope: &Scope,
+    desired: &impl Fn(&Observed) -> Desired,
+) -> Result<(Plan, BTreeSet<Key>), SettleError<P::Error>> {
     let observed = port.observe(scope).map_err(SettleError::Observe)?;
     let desired = desired(&observed);
     let plan = diff(&desired, &observed);
     check(&plan, &desired, &observed)?;
-    Ok(plan)
+    Ok((plan, desired.dispensable))
 }
 
 /// Brings the network to what is desired.
@@ -90,21 +107,35 @@ pub fn settle<P: Port>(
     scope: &Scope,
     desired: impl Fn(&Observed) -> Desired,
 ) -> Result<Round<P::Error>, SettleError<P::Error>> {
-    let mut round = Round { applied: Vec::new(), failed: Vec::new(), blocked: Vec::new(), unsettled: false };
+    let mut round = Round {
+        applied: Vec::new(),
+        failed: Vec::new(),
+        forgone: Vec::new(),
+        blocked: Vec::new(),
+        unsettled: false,
+    };
     for _ in 0..LOOKS {
-        let Plan { steps, blocked } = plan(port, scope, &desired)?;
+        let (Plan { mut steps, mut blocked }, dispensable) = look(port, scope, &desired)?;
+        blocked.retain(|blocked| !dispensable.contains(&blocked.wanted.key()));
+        steps.retain(|step| !round.forgone.iter().any(|(forgone, _)| forgone.key() == step.key()));
         round.blocked = blocked;
         round.unsettled = !steps.is_empty();
         if steps.is_empty() {
             break;
         }
-        for step in steps {
-            if matches!(step, Step::Delete(_)) && !round.failed.is_empty() {
+        let is_delete = |step: &Step| matches!(step, Step::Delete(_));
+        for run in steps.chunk_by(|one, next| is_delete(one) == is_delete(next)) {
+            if !round.failed.is_empty() && run.iter().any(is_delete) {
                 continue;
             }
-            match port.apply(&step) {
-                Ok(()) => round.applied.push(step),
-                Err(error) => round.failed.push((step, error)),
+            for (step, outcome) in run.iter().zip(port.apply_all(run)) {
+                match outcome {
+                    Ok(()) => round.applied.push(step.clone()),
+                    Err(error) if dispensable.contains(&step.key()) => {
+                        round.forgone.push((step.clone(), error));
+                    }
+                    Err(error) => round.failed.push((step.clone(), error)),
+                }
             }
         }
         if !round.failed.is_empty() {

@@ -108,6 +108,9 @@ fn add_link(f: &mut fmt::Formatter<'_>, link: &Link) -> fmt::Result {
             if let Some(local) = vxlan.local {
                 write!(f, " local {local}")?;
             }
+            if let Some(group) = vxlan.group {
+                write!(f, " {} {group}", if group.is_multicast() { "group" } else { "remote" })?;
+            }
             if let Some(parent) = &vxlan.parent {
                 write!(f, " dev {parent}")?;
             }
@@ -138,8 +141,14 @@ fn change_link(f: &mut fmt::Formatter<'_>, from: &Link, to: &Link) -> fmt::Resul
         write!(f, " alias \"{alias}\"")?;
     }
     match (from.up, to.up) {
-        (false, true) => write!(f, " up"),
-        (true, false) => write!(f, " down"),
+        (false, true) => write!(f, " up")?,
+        (true, false) => write!(f, " down")?,
+        _ => {}
+    }
+    match (&from.kind, &to.kind) {
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) if have.learning != want.learning => {
+            write!(f, " type vxlan {}", if want.learning { "learning" } else { "nolearning" })
+        }
         _ => Ok(()),
     }
 }

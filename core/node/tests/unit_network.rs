@@ -6,8 +6,8 @@ use loden_firewall::flannel::Masquerade;
 use loden_lease::gateway_mark;
 use loden_node::fake::Kernel;
 use loden_node::{
-    Address, BOOT_PROTOCOL, Desired, Link, LinkKind, Mac, Network, Object, Objects, Plan, ROUTE_PROTOCOL,
-    Reason, Route, RouteKind, Sysctl, Vxlan, check, diff,
+    Address, BOOT_PROTOCOL, Desired, Fabric, Link, LinkKind, Mac, Network, Object, Objects, Plan,
+    ROUTE_PROTOCOL, Reason, Route, RouteKind, Sysctl, Vxlan, check, diff,
 };
 
 fn network() -> Network {
@@ -20,6 +20,7 @@ fn network() -> Network {
         blackhole: false,
         previous_networks: Vec::new(),
         external_link: Some("eth0".to_owned()),
+        fabric: Fabric::default(),
     }
 }
 
@@ -33,7 +34,15 @@ fn link(name: &str, kind: LinkKind, alias: Option<String>) -> Object {
 }
 
 fn vxlan(vni: u32) -> LinkKind {
-    LinkKind::Vxlan(Vxlan { vni, port: 8472, local: None, parent: None, learning: false, gbp: false })
+    LinkKind::Vxlan(Vxlan {
+        vni,
+        port: 8472,
+        local: None,
+        parent: None,
+        group: None,
+        learning: false,
+        gbp: false,
+    })
 }
 
 fn address(link: &str, address: &str) -> Object {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use loden_firewall::flannel::Masquerade;
 use loden_lease::{AnnotationKeys, LeaseAttributes, NetConf, PublicIp, SubnetEnv, gateway_of};
 use loden_node::external::{External, Wanted};
-use loden_node::{BackendKind, Network};
+use loden_node::{BackendKind, Fabric, Network};
 
 /// Which networks outside the cluster see pods' own addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,7 @@ impl Settings {
             blackhole: self.blackhole,
             previous_networks: previous.to_vec(),
             external_link: Some(external.link.clone()),
+            fabric: Fabric::default(),
         }
     }
 

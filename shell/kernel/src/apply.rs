@@ -241,6 +241,7 @@ fn is_same_kind(found: &netlink::Link, kind: &LinkKind) -> bool {
         (netlink::LinkKind::Bridge(_), LinkKind::Bridge) => true,
         (netlink::LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => have.vni == want.vni,
         (netlink::LinkKind::Veth, LinkKind::Other(kind)) => kind == "veth",
+        (netlink::LinkKind::Ipip(_), LinkKind::Other(kind)) => kind == "ipip",
         (netlink::LinkKind::Device, LinkKind::Other(kind)) => kind.is_empty(),
         (netlink::LinkKind::Other(have), LinkKind::Other(want)) => have == want,
         _ => false,

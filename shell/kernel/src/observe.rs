@@ -131,6 +131,7 @@ fn link(found: &netlink::Link, names: &BTreeMap<u32, &str>) -> Option<Link> {
             vni: config.vni,
             port: config.port.unwrap_or(0),
             local: config.local,
+            group: config.group,
             parent: match config.lower {
                 None => None,
                 Some(lower) => Some((*names.get(&lower)?).to_owned()),
@@ -139,6 +140,7 @@ fn link(found: &netlink::Link, names: &BTreeMap<u32, &str>) -> Option<Link> {
             gbp: config.gbp,
         }),
         netlink::LinkKind::Veth => LinkKind::Other("veth".to_owned()),
+        netlink::LinkKind::Ipip(_) => LinkKind::Other("ipip".to_owned()),
         netlink::LinkKind::Other(kind) => LinkKind::Other(kind.clone()),
         _ => LinkKind::Other(String::new()),
     };

@@ -4,6 +4,7 @@
 //! links are created anew under living routes, keys are reused. Everything in here can be made by a real kernel with
 //! VXLAN, bridges and nf_tables in a fresh network namespace.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -78,7 +79,7 @@ impl Random {
         }
         let value = if self.often(5) { "1" } else { "0" };
         objects.insert(Object::Sysctl(crate::Sysctl { path: ACCEPT_RA.to_owned(), value: value.to_owned() }));
-        Desired { scope: Self::scope(), objects }
+        Desired { scope: Self::scope(), objects, dispensable: BTreeSet::new() }
     }
 
     /// Objects that belong to somebody else and can be made in a fresh namespace: bridges with addresses and routes, and
@@ -132,6 +133,7 @@ impl Random {
                 port: 8472,
                 local: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + self.small(2)))),
                 parent: None,
+                group: None,
                 learning: self.often(3),
                 gbp: false,
             }),

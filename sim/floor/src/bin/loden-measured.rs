@@ -84,6 +84,7 @@ fn desired(count: u16) -> Result<Desired, Error> {
             port: peers::PORT,
             local: None,
             parent: None,
+            group: None,
             learning: false,
             gbp: false,
         }),
