@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::io::IsTerminal;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Says what comes next, in bold on a terminal.
 pub(crate) fn step(text: &str) {
@@ -68,7 +68,22 @@ impl Cargo {
 
     /// Runs it to its end.
     pub(crate) fn run(self) -> Result<()> {
-        let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        finish(Command::new(program).args(&self.arguments).envs(self.environment))
+        finish(&mut self.command())
+    }
+
+    /// Runs it to its end, with what it writes for programs as the answer.
+    pub(crate) fn output(self) -> Result<Vec<u8>> {
+        let mut command = self.command();
+        let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+        if !output.status.success() {
+            bail!("`cargo {}` failed: {}", self.arguments.join(" "), output.status);
+        }
+        Ok(output.stdout)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 }

@@ -34,6 +34,15 @@ pub(crate) const TESTS: &[Package] = &[
 pub(crate) const PYTHON: &[Package] =
     &[package("python3", "/usr/bin/python3"), package("python3-venv", "/usr/share/doc/python3-venv")];
 
+/// The emulator of the virtual machine, and the machine's own programs that run inside.
+pub(crate) const VM: &[Package] = &[
+    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
+    package("iproute2", "/usr/sbin/ip"),
+    package("iputils-ping", "/usr/bin/ping"),
+    package("nftables", "/usr/sbin/nft"),
+    package("procps", "/usr/sbin/sysctl"),
+];
+
 /// Installs those of `packages` that are missing.
 ///
 /// # Errors
@@ -52,6 +61,29 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
     let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
     words.extend(&missing);
     run("apt-get", &words).with_context(|| format!("cannot install {}", missing.join(" ")))
+}
+
+/// The one package that `package` depends on and whose name begins with `prefix`.
+///
+/// # Errors
+/// The archive knows no such package.
+pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
+    let ask = || -> Result<Option<String>> {
+        let output = Command::new("apt-cache")
+            .args(["depends", "--important", "--no-recommends", package])
+            .output()
+            .context("cannot start apt-cache")?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        let names = told.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(names.map(str::to_owned).find(|name| name.starts_with(prefix)))
+    };
+    if let Some(found) = ask()? {
+        return Ok(found);
+    }
+    // The usual reason: the machine has never asked for the lists.
+    run("apt-get", &["update", "-qq"])?;
+    ask()?
+        .with_context(|| format!("the machine's package archive has no {package} that depends on {prefix}…"))
 }
 
 /// Takes a package from the archive and unpacks it into `folder`, without installing it.

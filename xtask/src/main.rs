@@ -7,6 +7,7 @@ mod debian;
 mod layers;
 mod test;
 mod tools;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -36,6 +37,10 @@ enum Command {
         /// Which tiers; all of them when none is named.
         tiers: Vec<test::Tier>,
     },
+    /// Run chosen tests inside a Debian kernel under qemu (emulated, at most a few minutes), for what this machine's kernel may lack.
+    ///
+    /// The kernel is fetched once and kept beside the build; nothing but qemu is installed. The console's log is `<target>/vm/console.log`.
+    VmTest,
     /// Check that every crate depends only on layers below its own.
     Layers,
 }
@@ -54,6 +59,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo { arguments } => demo(&arguments),
         Command::Test { tiers } => test::run(&tiers),
+        Command::VmTest => vm::run(),
         Command::Layers => layers::check(),
     }
 }

@@ -1,7 +1,7 @@
 //! The tests by tier, cheapest first, so that a mistake is told early.
 
 use crate::command::{self, Cargo, require_root, step};
-use crate::{debian, layers, tools};
+use crate::{debian, layers, tools, vm};
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -21,6 +21,8 @@ pub(crate) enum Tier {
     Kernel,
     /// Whole clusters in network namespaces.
     Lab,
+    /// Chosen tests inside a Debian kernel under qemu, for what this machine's kernel may lack.
+    Vm,
 }
 
 /// Runs `tiers`, or every tier when none is named.
@@ -39,6 +41,7 @@ pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
             Tier::Peers => peers()?,
             Tier::Kernel => targets("kernel", "kernel_*")?,
             Tier::Lab => targets("lab", "lab_*")?,
+            Tier::Vm => vm::run()?,
         }
     }
     Ok(())
