@@ -25,6 +25,8 @@ What it changes: spec.podCIDR of nodes that have none; route entries inside --cl
 source/destination check of nodes' primary network interfaces. It removes route entries that it made, and entries of others only when they
 equal a live node's pod CIDR and point elsewhere, or lie inside one. With it, flanneld runs with --set-node-network-unavailable=false.
 
+In place of the vendor's cloud-controller-manager it takes that one's command line: flags that mean nothing here are passed over with a warning.
+
 Exit codes: 0 stopped by a signal, or the dry run was printed; 1 a failure, explained on standard error; 2 the command line cannot be read.
 
 Not there yet: node addresses, labels and the uninitialized taint; IPv6; discovery of route tables; metrics.";
@@ -56,6 +58,9 @@ pub(crate) struct Flags {
     /// Keep route entries; `false` leaves the VPC and the nodes' conditions alone
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) configure_cloud_routes: bool,
+    /// Controllers to run, as the vendor's cloud-controller-manager names them: without `route` or `*` no route entries are kept; others are not here
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) controllers: Vec<String>,
     /// How often everything is listed though nothing happened (`5m`, `30s`)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) route_reconciliation_period: Duration,
@@ -72,7 +77,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) max_stale_routes_percent: u16,
     /// Leave the source/destination check of nodes' network interfaces as it is
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) skip_disable_source_dest_check: bool,
 
     /// Marks our route entries; derived from VPC and pod CIDR where it is not given
@@ -95,7 +100,7 @@ pub(crate) struct Flags {
     pub(crate) network: Network,
 
     /// Print what would be done and exit; nothing is written anywhere
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) dry_run: bool,
 
     /// Wait for leadership before doing anything
@@ -126,6 +131,15 @@ pub(crate) struct Flags {
     /// How a log line looks
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) logging_format: LogFormat,
+}
+
+impl Flags {
+    /// Whether route entries are to be kept.
+    pub(crate) fn routes_wanted(&self) -> bool {
+        let named = |name: &str| self.controllers.iter().any(|controller| controller.trim() == name);
+        let listed = self.controllers.is_empty() || named("route") || (named("*") && !named("-route"));
+        self.configure_cloud_routes && listed
+    }
 }
 
 /// The vendor's networks.
@@ -204,6 +218,23 @@ mod tests {
         let flags =
             Flags::parse_from(base.into_iter().chain(["--allocate-node-cidrs=false", "--leader-elect"]));
         assert!(!flags.allocate_node_cidrs && flags.leader_elect);
+    }
+
+    #[test]
+    fn routes_are_switched_off_as_upstream_does() {
+        for (arguments, wanted) in [
+            ("", true),
+            ("--controllers=node,route,service,nlb", true),
+            ("--controllers=*", true),
+            ("--controllers=*,-route", false),
+            ("--controllers=node,service", false),
+            ("--configure-cloud-routes=false", false),
+            ("--controllers=route --configure-cloud-routes=false", false),
+        ] {
+            let base = ["loden-controller", "--cluster-cidr=172.20.0.0/16"];
+            let flags = Flags::parse_from(base.into_iter().chain(arguments.split_whitespace()));
+            assert_eq!(flags.routes_wanted(), wanted, "{arguments}");
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
+use loden_addr::NodeIpam;
 use loden_cloud::{Client, Connection, Environment};
 use loden_controller_driver::{Driver, IpamSettings, Parts, Place, dry_run, watch_options};
-use loden_kube::{Access, Campaign, Cluster};
+use loden_kube::{Access, Campaign, Cluster, EventKind, Regarding};
 use loden_routes::controller::Settings;
 use loden_routes::mark::ClusterId;
 use loden_routes::model::VpcId;
@@ -48,13 +49,15 @@ struct Prepared {
     cluster: Cluster,
     routes: Option<(Settings, Client)>,
     ipam: Option<IpamSettings>,
+    /// What is wrong with the cluster's ranges and does not keep the controller from working.
+    overlaps: Vec<String>,
 }
 
 /// Reads and tries everything that can be wrong before anything is done.
 async fn prepare(flags: &Flags) -> Result<Prepared> {
     let pod_cidrs = canonical("--cluster-cidr", &flags.cluster_cidr)?;
     let services = canonical("--service-cluster-ip-range", &flags.service_cluster_ip_range)?;
-    let ipam = ipam_settings(flags, &pod_cidrs, &services)?;
+    let mut ipam = ipam_settings(flags, &pod_cidrs, &services)?;
 
     let access = Access { kubeconfig: flags.kubeconfig.clone(), server: flags.master.clone() };
     let cluster = loden_kube::connect(&access).await?;
@@ -64,9 +67,59 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
         Err(error) => return Err(error.into()),
     }
 
-    let routes =
-        if flags.configure_cloud_routes { Some(prepare_routes(flags, pod_cidrs).await?) } else { None };
-    Ok(Prepared { cluster, routes, ipam })
+    let mut overlaps = Vec::new();
+    let routes = if flags.routes_wanted() {
+        let (settings, client) = prepare_routes(flags, pod_cidrs.clone()).await?;
+        match client.vpc_cidrs(&settings.vpc).await {
+            Ok(vpc) => overlaps = compare_with_vpc(&vpc, &pod_cidrs, &services, ipam.as_mut())?,
+            Err(failure) => {
+                tracing::warn!(%failure, "whether the cluster's ranges overlap the VPC's is not known");
+            }
+        }
+        for overlap in &overlaps {
+            tracing::warn!("{overlap}");
+        }
+        Some((settings, client))
+    } else {
+        tracing::info!("no route entries are kept");
+        None
+    };
+    Ok(Prepared { cluster, routes, ipam, overlaps })
+}
+
+/// Holds the cluster's ranges against those of the VPC. Where they overlap no node is given a subnet; what that leaves to be known is returned. A cluster
+/// that already lives with an overlap is worse off without a controller than with one, so only what could never work is an error.
+fn compare_with_vpc(
+    vpc: &[IpNet],
+    pods: &[IpNet],
+    services: &[IpNet],
+    ipam: Option<&mut IpamSettings>,
+) -> Result<Vec<String>> {
+    let shared = |nets: &[IpNet]| -> Vec<(IpNet, IpNet)> {
+        let pairs = nets.iter().flat_map(|net| vpc.iter().map(move |range| (*net, *range)));
+        pairs.filter(|(net, range)| loden_addr::overlap(*net, *range)).collect()
+    };
+    let (pods, services) = (shared(pods), shared(services));
+    if let Some(ipam) = ipam {
+        ipam.reserved.extend(pods.iter().map(|(_, range)| *range));
+        let mut pool = NodeIpam::new(ipam.pod_cidr, ipam.node_mask, ipam.reserved.clone())?;
+        if let (Some((pod_cidr, range)), Err(_)) = (pods.first(), pool.assign("a node")) {
+            bail!(
+                "--cluster-cidr={pod_cidr} lies in the VPC's own range {range}, so a pod and a machine of the VPC could have the same address, and no node can be given a subnet; choose a pod CIDR outside the VPC (see `loden plan`), or --allocate-node-cidrs=false where the cluster lives with that already"
+            );
+        }
+    }
+    let pods = pods.iter().map(|(pod_cidr, range)| {
+        format!(
+            "the pod CIDR {pod_cidr} overlaps the VPC's own range {range}: a pod and a machine of the VPC could have the same address, and the VPC refuses route entries for addresses of a vSwitch; put no vSwitch there, and build the next cluster outside the VPC's ranges"
+        )
+    });
+    let services = services.iter().map(|(service_cidr, range)| {
+        format!(
+            "the service CIDR {service_cidr} overlaps the VPC's own range {range}: machines in the shared part cannot be reached from pods; put no vSwitch there"
+        )
+    });
+    Ok(pods.chain(services).collect())
 }
 
 async fn prepare_routes(flags: &Flags, pod_cidrs: Vec<IpNet>) -> Result<(Settings, Client)> {
@@ -99,6 +152,15 @@ fn canonical(flag: &str, nets: &[IpNet]) -> Result<Vec<IpNet>> {
 }
 
 fn ipam_settings(flags: &Flags, pod_cidrs: &[IpNet], services: &[IpNet]) -> Result<Option<IpamSettings>> {
+    if let Some(pods) = pod_cidrs
+        .iter()
+        .find(|pods| flags.routes_wanted() && loden_addr::overlap(**pods, loden_addr::CLOUD_SERVICES))
+    {
+        bail!(
+            "--cluster-cidr={pods} overlaps {}, which the cloud keeps for its own services: the VPC takes no route entry for a destination there; choose another range, see `loden plan`",
+            loden_addr::CLOUD_SERVICES
+        );
+    }
     for (pods, services) in
         pod_cidrs.iter().flat_map(|pods| services.iter().map(move |services| (pods, services)))
     {
@@ -182,7 +244,8 @@ async fn preview(prepared: Prepared) -> Result<()> {
         },
     };
     let routes = prepared.routes.as_ref().map(|(settings, cloud)| (settings, cloud));
-    let preview = dry_run(&nodes, routes, prepared.ipam.as_ref()).await?;
+    let mut preview = dry_run(&nodes, routes, prepared.ipam.as_ref()).await?;
+    preview.remarks.extend(prepared.overlaps);
     write!(std::io::stdout().lock(), "{preview}").context("cannot write the plan to standard output")
 }
 
@@ -216,6 +279,10 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
 
     readiness.set(prepared.routes.is_none());
     let events = prepared.cluster.events("loden-controller", &identity);
+    for overlap in prepared.overlaps {
+        let lease = Regarding::object("coordination.k8s.io/v1", "Lease", &place.namespace, &place.name, "");
+        events.record(lease, EventKind::Warning, "CIDROverlap", overlap);
+    }
     let driver = Driver::new(Parts {
         cluster: prepared.cluster,
         routes: prepared.routes,

@@ -185,6 +185,7 @@ async fn bad_input_is_refused_with_what_to_do() {
         (&["--node-cidr-mask-size=12"][..], 1, "172.20.0.0/16 has no room for a /12"),
         (&["--node-cidr-mask-size=40"][..], 1, "/40 is no mask"),
         (&["--service-cluster-ip-range=172.20.128.0/20"][..], 1, "overlap"),
+        (&["--cluster-cidr=100.64.0.0/16", "--allocate-node-cidrs=false"][..], 1, "takes no route entry"),
         (
             &["--service-cluster-ip-range=172.21.0.1/20"][..],
             1,
@@ -200,6 +201,47 @@ async fn bad_input_is_refused_with_what_to_do() {
         assert!(!text.contains("panicked"), "{text}");
     }
     assert_eq!(world.cloud_writes(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_cidr_inside_the_vpc_is_refused() {
+    let mut topology = Topology::example();
+    topology.vpcs[0].cidr = "172.16.0.0/12".parse().unwrap();
+    for (index, vswitch) in topology.vpcs[0].vswitches.iter_mut().enumerate() {
+        vswitch.cidr = format!("172.31.{index}.0/24").parse().unwrap();
+    }
+    topology.instances.clear();
+    let world = World::with_topology(&topology, 0).await;
+    world.join("n1");
+    let output = world.run(&["--leader-elect=false"]).await;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("--cluster-cidr=172.20.0.0/16 lies in the VPC's own range 172.16.0.0/12"),
+        "{text}"
+    );
+    assert!(text.contains("--allocate-node-cidrs=false"), "{text}");
+    assert_eq!((world.cloud_writes(), world.pod_cidr("n1")), (0, None));
+}
+
+#[tokio::test]
+async fn a_vpc_inside_the_pod_cidr_is_told_and_left_out() {
+    let mut topology = Topology::example();
+    topology.vpcs[0].cidr = "172.20.0.0/17".parse().unwrap();
+    for (index, vswitch) in topology.vpcs[0].vswitches.iter_mut().enumerate() {
+        vswitch.cidr = format!("172.20.{index}.0/24").parse().unwrap();
+    }
+    topology.instances.clear();
+    let world = World::with_topology(&topology, 0).await;
+    world.join("n1");
+    let controller = world.start(&[]);
+    until(&controller, "the node is available", || world.is_available("n1")).await;
+    assert_eq!(world.pod_cidr("n1").as_deref(), Some("172.20.128.0/24"), "outside the VPC's range");
+    until(&controller, "the overlap is told", || {
+        world.has_event("CIDROverlap", "loden-controller", "172.20.0.0/17")
+    })
+    .await;
+    assert!(controller.stop().await);
 }
 
 #[tokio::test]

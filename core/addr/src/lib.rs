@@ -12,5 +12,5 @@ pub use ipam::{Adoption, Exhausted, Irregularity, NodeIpam};
 pub use plan::{
     ClusterInputs, ClusterPlan, DEFAULT_ROUTE_QUOTA, Limit, PODS_PER_NODE, plan, usable_addresses,
 };
-pub use rules::{BrokenRule, Rule, node_mask};
+pub use rules::{BrokenRule, CLOUD_SERVICES, Rule, node_mask};
 pub use subnets::{DivisionError, Subnets, contains, overlap, strictly_inside};

@@ -93,7 +93,9 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> IpNet {
 }
 
 const PRIVATE: [IpNet; 3] = [v4(10, 0, 0, 0, 8), v4(172, 16, 0, 0, 12), v4(192, 168, 0, 0, 16)];
-const CARRIER: IpNet = v4(100, 64, 0, 0, 10);
+
+/// The range that the cloud keeps for its own services: the VPC takes no route entry for a destination there.
+pub const CLOUD_SERVICES: IpNet = v4(100, 64, 0, 0, 10);
 
 const PRIVATE_TEXT: &str = "10.0.0.0/8, 172.16.0.0/12 and 192.168.0.0/16";
 
@@ -250,11 +252,11 @@ fn pods(inputs: &ClusterInputs, findings: &mut Findings) {
             |net| format!("choose another range, for example {net}"),
         )
     };
-    if overlap(pod, CARRIER) {
+    if overlap(pod, CLOUD_SERVICES) {
         findings.add(
             Rule::PodCarrierRange,
             offender(),
-            Some(format!("cloud service range {CARRIER}")),
+            Some(format!("cloud service range {CLOUD_SERVICES}")),
             "the VPC takes no route entry for a destination there",
             elsewhere(),
         );

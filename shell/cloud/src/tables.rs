@@ -45,6 +45,23 @@ fn incomplete(what: &str) -> Failure {
 }
 
 impl Client {
+    /// The IPv4 ranges of a VPC: the primary one, then the secondary ones. Every vSwitch lies in one of them.
+    ///
+    /// # Errors
+    /// The call failed, or a range in the answer is none.
+    pub async fn vpc_cidrs(&self, vpc: &VpcId) -> Result<Vec<IpNet>, Failure> {
+        let request = vpc::DescribeVpcAttribute { region_id: None, vpc_id: vpc.0.clone() };
+        let answer = self.call(&request, &vpc.0).await?;
+        let range = |text: &String| {
+            text.parse::<IpNet>().map_err(|_| {
+                Failure::transport(format!(
+                    "{text:?}, which the API calls a range of {vpc}, is not in CIDR notation"
+                ))
+            })
+        };
+        std::iter::once(&answer.cidr_block).chain(&answer.secondary_cidr_blocks).map(range).collect()
+    }
+
     async fn list_entries_once(
         &self,
         table: &VpcRouteTableId,
