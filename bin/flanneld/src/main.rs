@@ -34,9 +34,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if tracing::dispatcher::has_been_set() {
-                tracing::error!("{error:#}");
+                tracing::error!("{}", loden_telemetry::explain(error.as_ref()));
             } else {
-                say(&format!("flanneld: {error:#}\n"));
+                say(&format!("flanneld: {}\n", loden_telemetry::explain(error.as_ref())));
             }
             ExitCode::from(FAILED)
         }
