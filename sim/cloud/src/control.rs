@@ -14,10 +14,15 @@
 //! | `PUT /tables/{table}/quota` | `{"quota": N}` |
 //! | `POST /tables/{table}/entries` | puts an [`EntrySpec`] in, past the API's checks: `{"id": "rte-…"}` |
 //! | `DELETE /tables/{table}/entries?destination=…` | takes an entry out at once |
+//! | `PUT /tables/{table}/entries/mark?destination=…` | `{"modifying": …, "managed": …}` of an entry |
+//! | `PUT /tables/{table}/prefix-lists/{list}` | sets the destinations of a prefix list; none takes it away |
+//! | `PUT /objects/{id}/status` | `{"status": "Pending"}` for a VPC, vSwitch, table, instance or gateway; `null` ends it |
 //! | `POST /instances`, `DELETE /instances/{id}` | adds an [`InstanceSpec`], takes one away |
 //! | `POST /access-keys` | adds an [`AccessKeySpec`] |
 //! | `POST /role-credentials/expire` | ends the validity of all role credentials given out |
-//! | `POST /faults`, `DELETE /faults` | injects a [`Fault`], ends all |
+//! | `GET /faults`, `PUT /faults` | what is left of the script of [`Fault`]s; puts another in its place |
+//! | `POST /faults`, `DELETE /faults` | adds a [`Fault`] to the script, ends all |
+//! | `GET /state`, `PUT /state` | the whole state, secrets included; puts another in its place |
 //! | `GET /calls` | how often each action was called |
 //!
 //! Changes answer 204, or 200 with what the table says; refusals answer 409 (404 for something unknown) with `{"error": "…"}`.
@@ -27,7 +32,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -41,7 +46,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::emulator::Handle;
-use crate::model::{AdminError, Fault};
+use crate::model::{AdminError, Fault, StateError};
 use crate::snapshot::Snapshot;
 use crate::topology::{
     AccessKeySpec, EntrySpec, Ingress, InstanceSpec, RouteTableSpec, Settings, VSwitchSpec, VpcSpec,
@@ -53,6 +58,21 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Serialize, Deserialize)]
 struct Revision {
     revision: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mark {
+    #[serde(default)]
+    modifying: bool,
+    #[serde(default)]
+    managed: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Status {
+    status: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,6 +131,12 @@ impl From<AdminError> for Refused {
     }
 }
 
+impl From<StateError> for Refused {
+    fn from(error: StateError) -> Self {
+        Self(StatusCode::CONFLICT, error.to_string())
+    }
+}
+
 impl From<JsonRejection> for Refused {
     fn from(rejection: JsonRejection) -> Self {
         Self(StatusCode::BAD_REQUEST, rejection.body_text())
@@ -145,7 +171,13 @@ pub(crate) fn router(handle: Handle) -> Router {
         .route("/instances/{id}", delete(delete_instance))
         .route("/access-keys", post(post_access_key))
         .route("/role-credentials/expire", post(expire_role_credentials))
-        .route("/faults", post(post_fault).delete(delete_faults))
+        .route("/tables/{table}/entries/mark", put(put_mark))
+        .route("/tables/{table}/prefix-lists/{list}", put(put_prefix_list))
+        .route("/objects/{id}/status", put(put_status))
+        .route("/faults", get(get_faults).put(put_faults).post(post_fault).delete(delete_faults))
+        .route("/state", get(get_state).put(put_state))
+        // A state holds all there is, so no size of body is too large here.
+        .layer(DefaultBodyLimit::disable())
         .with_state(handle)
 }
 
@@ -258,6 +290,46 @@ async fn post_access_key(State(handle): State<Handle>, body: Body<AccessKeySpec>
 async fn expire_role_credentials(State(handle): State<Handle>) -> StatusCode {
     handle.expire_role_credentials();
     StatusCode::NO_CONTENT
+}
+
+async fn put_mark(
+    State(handle): State<Handle>,
+    Path(table): Path<String>,
+    Query(Destination { destination }): Query<Destination>,
+    body: Body<Mark>,
+) -> Done {
+    let Mark { modifying, managed } = body?.0;
+    done(handle.mark_entry(&table, destination, modifying, managed))
+}
+
+async fn put_prefix_list(
+    State(handle): State<Handle>,
+    Path((table, list)): Path<(String, String)>,
+    body: Body<Vec<IpNet>>,
+) -> Done {
+    done(handle.set_prefix_list(&table, &list, body?.0))
+}
+
+async fn put_status(State(handle): State<Handle>, Path(id): Path<String>, body: Body<Status>) -> Done {
+    done(handle.set_status(&id, body?.0.status))
+}
+
+async fn get_faults(State(handle): State<Handle>) -> Json<Vec<Fault>> {
+    Json(handle.faults())
+}
+
+async fn put_faults(State(handle): State<Handle>, body: Body<Vec<Fault>>) -> Done {
+    handle.set_faults(body?.0);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn get_state(State(handle): State<Handle>) -> Result<Json<serde_json::Value>, Refused> {
+    Ok(Json(handle.save()?))
+}
+
+async fn put_state(State(handle): State<Handle>, body: Body<serde_json::Value>) -> Done {
+    handle.restore(body?.0)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn post_fault(State(handle): State<Handle>, body: Body<Fault>) -> Done {
@@ -500,6 +572,75 @@ impl Client {
     /// See [`ControlError`].
     pub async fn expire_role_credentials(&self) -> Result<(), ControlError> {
         self.send("POST", "/role-credentials/expire", None).await.map(drop)
+    }
+
+    /// Gives an object a status, e.g. `Pending`; none ends it.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_status(&self, id: &str, status: Option<&str>) -> Result<(), ControlError> {
+        let body = Status { status: status.map(str::to_owned) };
+        self.write("PUT", &format!("/objects/{id}/status"), &body).await
+    }
+
+    /// Says that an entry is being modified, or that a cloud product keeps it.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn mark_entry(
+        &self,
+        table: &str,
+        destination: IpNet,
+        modifying: bool,
+        managed: bool,
+    ) -> Result<(), ControlError> {
+        let path = format!("/tables/{table}/entries/mark?destination={destination}");
+        self.write("PUT", &path, &Mark { modifying, managed }).await
+    }
+
+    /// Sets the destinations of a prefix list in a table; none takes the list away.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_prefix_list(
+        &self,
+        table: &str,
+        list: &str,
+        destinations: &[IpNet],
+    ) -> Result<(), ControlError> {
+        self.write("PUT", &format!("/tables/{table}/prefix-lists/{list}"), &destinations).await
+    }
+
+    /// The whole state, secrets included.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn state(&self) -> Result<serde_json::Value, ControlError> {
+        self.read("GET", "/state", None).await
+    }
+
+    /// Puts a state in place of the present one.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_state(&self, state: &serde_json::Value) -> Result<(), ControlError> {
+        self.write("PUT", "/state", state).await
+    }
+
+    /// What is left of the script of faults.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn faults(&self) -> Result<Vec<Fault>, ControlError> {
+        self.read("GET", "/faults", None).await
+    }
+
+    /// Puts another script of faults in place of the present one.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_faults(&self, faults: &[Fault]) -> Result<(), ControlError> {
+        self.write("PUT", "/faults", &faults).await
     }
 
     /// Makes the next matching calls run into trouble.

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use crate::http;
-use crate::model::{AdminError, Cloud, Fault};
+use crate::model::{AdminError, Cloud, Fault, StateError};
 use crate::snapshot::Snapshot;
 use crate::topology::{
     AccessKeySpec, EntrySpec, Ingress, InstanceSpec, RouteTableSpec, Settings, Topology, VSwitchSpec, VpcSpec,
@@ -49,11 +49,22 @@ impl Emulator {
         seed: u64,
         clock: impl Fn() -> OffsetDateTime + Send + Sync + 'static,
     ) -> Result<Self, AdminError> {
-        let cloud = Cloud::new(topology, settings, seed, clock())?;
+        Ok(Self::of(Cloud::new(topology, settings, seed, clock())?, clock))
+    }
+
+    /// An emulator that goes on with a state that [`Handle::save`] gave, on the system's clock.
+    ///
+    /// # Errors
+    /// The state is of another form or contradicts itself.
+    pub fn restore(state: serde_json::Value) -> Result<Self, StateError> {
+        Ok(Self::of(Cloud::restore(state)?, OffsetDateTime::now_utc))
+    }
+
+    fn of(cloud: Cloud, clock: impl Fn() -> OffsetDateTime + Send + Sync + 'static) -> Self {
         let (revision, _) = watch::channel(cloud.revision());
         let shared =
             Shared { cloud: Mutex::new(cloud), clock: Box::new(clock), revision, deadline: Notify::new() };
-        Ok(Self { handle: Handle { shared: Arc::new(shared) } })
+        Self { handle: Handle { shared: Arc::new(shared) } }
     }
 
     /// A handle to it.
@@ -168,6 +179,17 @@ impl Handle {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.with(|cloud, _| cloud.snapshot())
+    }
+
+    /// The region.
+    #[must_use]
+    pub fn region(&self) -> String {
+        self.with(|cloud, _| cloud.region().to_owned())
+    }
+
+    /// ID and secret of the first access key that is enabled.
+    pub(crate) fn access_key(&self) -> Option<(String, String)> {
+        self.with(|cloud, _| cloud.access_key())
     }
 
     /// How often each action was called.
@@ -300,6 +322,70 @@ impl Handle {
     /// Ends the validity of all role credentials given out so far.
     pub fn expire_role_credentials(&self) {
         self.with(Cloud::expire_role_credentials);
+    }
+
+    /// The whole state, which [`Emulator::restore`] and [`Handle::restore`] take. It holds secrets in the clear.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON, which no state is known to cause.
+    pub fn save(&self) -> Result<serde_json::Value, StateError> {
+        self.with(|cloud, _| cloud.save())
+    }
+
+    /// Puts a state in place of the present one. The revision goes on, so that whoever waits for a change sees one.
+    ///
+    /// # Errors
+    /// The state is of another form or contradicts itself; then nothing changes.
+    pub fn restore(&self, state: serde_json::Value) -> Result<(), StateError> {
+        let restored = Cloud::restore(state)?;
+        self.with(|cloud, _| cloud.replace(restored));
+        Ok(())
+    }
+
+    /// Gives a VPC, vSwitch, route table, instance or gateway a status, e.g. `Pending`; none ends it.
+    ///
+    /// # Errors
+    /// Nothing has that ID.
+    pub fn set_status(&self, id: &str, status: Option<String>) -> Result<(), AdminError> {
+        self.with(|cloud, _| cloud.set_status(id, status))
+    }
+
+    /// Says that an entry is being modified, or that a cloud product keeps it.
+    ///
+    /// # Errors
+    /// No such table or entry, or the entry is Pending or Deleting.
+    pub fn mark_entry(
+        &self,
+        table: &str,
+        destination: IpNet,
+        modifying: bool,
+        managed: bool,
+    ) -> Result<(), AdminError> {
+        self.with(|cloud, _| cloud.mark_entry(table, destination, modifying, managed))
+    }
+
+    /// Sets the destinations of a prefix list in a table; none takes the list away.
+    ///
+    /// # Errors
+    /// No such table.
+    pub fn set_prefix_list(
+        &self,
+        table: &str,
+        list: &str,
+        destinations: Vec<IpNet>,
+    ) -> Result<(), AdminError> {
+        self.with(|cloud, _| cloud.set_prefix_list(table, list, destinations))
+    }
+
+    /// What is left of the script of faults.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.with(|cloud, _| cloud.faults().to_vec())
+    }
+
+    /// Puts another script of faults in place of the present one.
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        self.with(|cloud, _| cloud.set_faults(faults));
     }
 
     /// Makes the next matching calls run into trouble.

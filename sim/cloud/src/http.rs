@@ -61,6 +61,9 @@ async fn answer_api(State(handle): State<Handle>, request: Request) -> Response 
     if delay > 0 {
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
+    if handle.with(|cloud, _| cloud.take_lost_call(call.action())) {
+        return respond(StatusCode::OK, Body::new(CutShort));
+    }
     let (answer, lost) = handle.with(|cloud, now| {
         let answer = cloud.answer(&call, now);
         let lost = answer.is_ok() && cloud.take_lost_answer(call.action());

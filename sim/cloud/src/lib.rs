@@ -26,13 +26,15 @@
 pub mod control;
 mod emulator;
 mod http;
+mod keep;
 pub mod model;
 pub mod run;
 pub mod snapshot;
 pub mod topology;
 
 pub use emulator::{Emulator, Handle};
-pub use model::{AdminError, Fault, FaultKind};
+pub use keep::KeepError;
+pub use model::{AdminError, Fault, FaultKind, StateError};
 pub use run::run;
 pub use snapshot::Snapshot;
 pub use topology::{Config, Settings, Topology};

@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
 use crate::emulator::{Emulator, Handle};
+use crate::keep::{KeepError, Keeper};
 use crate::model::AdminError;
 use crate::topology::Config;
+
+/// How long changes are gathered before the state is written.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// Why a stand-alone emulator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +20,9 @@ pub enum RunError {
     /// The configured contents contradict themselves.
     #[error("the emulator's topology is refused: {0}")]
     Topology(#[from] AdminError),
+    /// The file with the state cannot be used.
+    #[error(transparent)]
+    State(#[from] KeepError),
     /// The metadata service is to speak for an instance that is not there.
     #[error("settings.metadataInstance names {0}, which is not among the topology's instances")]
     NoSuchInstance(String),
@@ -39,6 +47,7 @@ pub enum RunError {
 #[derive(Debug)]
 pub struct Bound {
     handle: Handle,
+    keeper: Option<Keeper>,
     api: TcpListener,
     metadata: TcpListener,
     control: TcpListener,
@@ -78,16 +87,20 @@ impl fmt::Display for Endpoints {
 /// # Errors
 /// The contents are refused, or an address cannot be listened on. Nothing is left open then.
 pub async fn bind(config: Config) -> Result<Bound, RunError> {
-    if let Some(id) = &config.settings.metadata_instance
-        && !config.topology.instances.iter().any(|instance| instance.id == *id)
-    {
-        return Err(RunError::NoSuchInstance(id.clone()));
+    let keeper = config.state.clone().map(Keeper::new);
+    let kept = keeper.as_ref().map(Keeper::read).transpose()?.flatten();
+    let emulator = match kept {
+        Some(emulator) => emulator,
+        None => make(&config)?,
+    };
+    let handle = emulator.handle();
+    for fault in config.faults {
+        handle.inject(fault);
     }
-    let mut settings = config.settings;
-    if settings.metadata_instance.is_none() && config.metadata.ip().is_loopback() {
-        settings.metadata_instance = config.topology.instances.first().map(|instance| instance.id.clone());
+    if let Some(keeper) = &keeper {
+        // A place that cannot be written is found out now and not when there is something to lose.
+        keeper.write(&handle)?;
     }
-    let emulator = Emulator::new(&config.topology, settings)?;
     let (api, api_address) = listen(config.api, "the API").await?;
     let (metadata, metadata_address) = listen(config.metadata, "the metadata service").await?;
     let (control, control_address) = listen(config.control, "the control path").await?;
@@ -95,10 +108,26 @@ pub async fn bind(config: Config) -> Result<Bound, RunError> {
         api: api_address,
         metadata: metadata_address,
         control: control_address,
-        region: config.topology.region,
-        access_key: config.topology.access_keys.into_iter().next().map(|key| (key.id, key.secret)),
+        region: handle.region(),
+        access_key: handle.access_key(),
     };
-    Ok(Bound { handle: emulator.handle(), api, metadata, control, endpoints })
+    Ok(Bound { handle, keeper, api, metadata, control, endpoints })
+}
+
+/// An emulator with the configured contents.
+fn make(config: &Config) -> Result<Emulator, RunError> {
+    let instances = &config.topology.instances;
+    let mut settings = config.settings.clone();
+    match &settings.metadata_instance {
+        Some(id) if !instances.iter().any(|instance| instance.id == *id) => {
+            return Err(RunError::NoSuchInstance(id.clone()));
+        }
+        None if config.metadata.ip().is_loopback() => {
+            settings.metadata_instance = instances.first().map(|instance| instance.id.clone());
+        }
+        _ => {}
+    }
+    Ok(Emulator::new(&config.topology, settings)?)
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<(TcpListener, SocketAddr), RunError> {
@@ -121,19 +150,59 @@ impl Bound {
         self.handle.clone()
     }
 
-    /// Serves until the future is dropped.
+    /// Serves until the future is dropped. A state that is kept is written whenever it changed, and when the future is dropped.
     ///
     /// # Errors
-    /// A listener failed.
+    /// A listener failed, or the state cannot be written.
     pub async fn serve(self) -> Result<(), RunError> {
-        let Self { handle, api, metadata, control, .. } = self;
-        tokio::try_join!(
-            handle.serve_api(api),
-            handle.serve_metadata(metadata),
-            handle.serve_control(control)
-        )
-        .map(drop)
-        .map_err(RunError::Serve)
+        let Self { handle, keeper, api, metadata, control, .. } = self;
+        let last = keeper.map(|keeper| Last { keeper, handle: handle.clone() });
+        let serving = async {
+            tokio::try_join!(
+                handle.serve_api(api),
+                handle.serve_metadata(metadata),
+                handle.serve_control(control)
+            )
+            .map(drop)
+            .map_err(RunError::Serve)
+        };
+        let Some(last) = last else { return serving.await };
+        tokio::select! {
+            served = serving => served,
+            failed = last.follow() => Err(RunError::State(failed)),
+        }
+    }
+}
+
+/// Writes the state of an emulator whenever it changes, and when it goes.
+struct Last {
+    keeper: Keeper,
+    handle: Handle,
+}
+
+impl Last {
+    async fn follow(&self) -> KeepError {
+        let mut changes = self.handle.subscribe();
+        loop {
+            // The handle keeps the sender, so this ends with a change.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(GATHER).await;
+            changes.mark_unchanged();
+            if let Err(error) = self.keeper.write(&self.handle) {
+                return error;
+            }
+        }
+    }
+}
+
+impl Drop for Last {
+    /// What is no change of contents (nonces, tokens, what is left of the faults) is kept now at the latest.
+    fn drop(&mut self) {
+        if let Err(error) = self.keeper.write(&self.handle) {
+            tracing::warn!(%error, "the emulator's last state is not kept");
+        }
     }
 }
 

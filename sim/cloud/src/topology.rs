@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of a stand-alone emulator.
@@ -21,6 +21,12 @@ pub struct Config {
     pub control: SocketAddr,
     /// Behaviour that a test may want different.
     pub settings: Settings,
+    /// Trouble from the start; see [`crate::Fault`].
+    pub faults: Vec<crate::Fault>,
+    /// Where the cloud's state is kept from one run to the next. When the file is there, it is what the emulator starts with, and
+    /// `topology` and `settings` are not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<PathBuf>,
     /// The cloud's contents.
     pub topology: Topology,
 }
@@ -33,6 +39,8 @@ impl Default for Config {
             metadata: at(8791),
             control: at(8792),
             settings: Settings::default(),
+            faults: Vec::new(),
+            state: None,
             topology: Topology::example(),
         }
     }
@@ -94,6 +102,12 @@ pub struct Settings {
     pub next_token_lifetime_s: u64,
     /// Whether destinations strictly inside 100.64.0.0/10 are allowed. The vendor's pages disagree.
     pub allow_inside_shared_range: bool,
+    /// Whether custom tables take IPv6 entries, which the vendor refuses.
+    pub ipv6_in_custom_tables: bool,
+    /// Custom entries of one table that may lead to HaVips.
+    pub ha_vip_quota: u32,
+    /// Custom entries of one table that may lead to VPN gateways.
+    pub vpn_quota: u32,
     /// How far a request's date may be from the emulator's clock, in seconds.
     pub clock_window_s: u64,
     /// Whether the metadata service demands a token for every item ("hardened mode").
@@ -114,6 +128,9 @@ impl Default for Settings {
             max_result: 100,
             next_token_lifetime_s: 600,
             allow_inside_shared_range: false,
+            ipv6_in_custom_tables: false,
+            ha_vip_quota: 5,
+            vpn_quota: 50,
             clock_window_s: 900,
             hardened_metadata: false,
             metadata_instance: None,
@@ -196,6 +213,12 @@ pub struct VpcSpec {
     /// Further IPv4 ranges.
     #[serde(default)]
     pub secondary_cidrs: Vec<Ipv4Net>,
+    /// IPv6 range; a VPC without one takes no IPv6 entries.
+    #[serde(default)]
+    pub ipv6_cidr: Option<Ipv6Net>,
+    /// Custom tables that fit, 9 unless said.
+    #[serde(default)]
+    pub table_quota: Option<u32>,
     /// vSwitches.
     #[serde(default)]
     pub vswitches: Vec<VSwitchSpec>,
@@ -219,6 +242,8 @@ impl VpcSpec {
             name: String::new(),
             cidr,
             secondary_cidrs: Vec::new(),
+            ipv6_cidr: None,
+            table_quota: None,
             vswitches: Vec::new(),
             route_tables: Vec::new(),
             security_groups: Vec::new(),
@@ -240,13 +265,16 @@ pub struct VSwitchSpec {
     pub zone: String,
     /// IPv4 range, within the VPC's.
     pub cidr: Ipv4Net,
+    /// IPv6 range, within the VPC's; 64 bits long with the vendor.
+    #[serde(default)]
+    pub ipv6_cidr: Option<Ipv6Net>,
 }
 
 impl VSwitchSpec {
     /// A vSwitch without a name.
     #[must_use]
     pub fn new(id: impl Into<String>, zone: impl Into<String>, cidr: Ipv4Net) -> Self {
-        Self { id: id.into(), name: String::new(), zone: zone.into(), cidr }
+        Self { id: id.into(), name: String::new(), zone: zone.into(), cidr, ipv6_cidr: None }
     }
 }
 
@@ -278,6 +306,10 @@ pub struct RouteTableSpec {
     /// Custom entries that fit, 200 unless said.
     #[serde(default)]
     pub quota: Option<u32>,
+    /// Destinations that come from prefix lists, by list. They are not listed as entries and have no quota here; other entries must not
+    /// have them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prefix_lists: BTreeMap<String, Vec<IpNet>>,
     /// Entries that are there from the start. They are taken as given, without the API's checks.
     #[serde(default)]
     pub entries: Vec<EntrySpec>,
@@ -293,6 +325,7 @@ impl RouteTableSpec {
             kind,
             vswitches: Vec::new(),
             quota: None,
+            prefix_lists: BTreeMap::new(),
             entries: Vec::new(),
         }
     }

@@ -41,7 +41,8 @@ mod tests {
             RouteTableSpec::new(TABLE, TableKind::System),
             RouteTableSpec::new("vtb-custom", TableKind::Custom),
         ];
-        let config = Config { api: free, metadata: free, control: free, settings, topology };
+        let config =
+            Config { api: free, metadata: free, control: free, settings, topology, ..Config::default() };
         serve(bind(config).await.unwrap())
     }
 
@@ -394,7 +395,14 @@ mod tests {
         let mut topology = Topology::example();
         topology.roles[0].lifetime_s = 2;
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = Config { api: free, metadata: free, control: free, settings: quick(), topology };
+        let config = Config {
+            api: free,
+            metadata: free,
+            control: free,
+            settings: quick(),
+            topology,
+            ..Config::default()
+        };
         let running = serve(bind(config).await.unwrap());
         let credentials = Credentials::role(running.metadata());
         let client = running.client_of(credentials.clone());

@@ -1,36 +1,69 @@
 //! Who may call: access keys, temporary credentials of RAM roles, signatures, nonces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use loden_aliyun::metadata::RoleCredentials;
 use loden_aliyun::sign::{self, Authorization, Canonical};
 use loden_aliyun::{ApiError, Params, codes};
+use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-use super::Cloud;
+use super::{Cloud, state};
 
 /// Expired credentials are remembered this long, so that their use is answered as expired rather than unknown.
 const MEMORY_OF_EXPIRED: Duration = Duration::hours(24);
 
 /// Credentials and nonces given out or seen so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Access {
     /// Temporary credentials by access key ID.
     temporary: BTreeMap<String, Temporary>,
-    /// Nonces by access key, with the moment of their use.
-    nonces: BTreeMap<(String, String), OffsetDateTime>,
-    /// The same nonces, oldest first, so that old ones can be forgotten without a search.
-    nonces_by_age: BTreeMap<(OffsetDateTime, String, String), ()>,
+    /// Nonces with the access key that they came with and the moment of their use, oldest first, so that old ones can be forgotten without
+    /// a search.
+    nonces: BTreeSet<Nonce>,
+    /// The same without the moment.
+    #[serde(skip)]
+    used: BTreeSet<(String, String)>,
     /// Tokens of the metadata service: for which instance, until when.
-    pub(super) metadata_tokens: BTreeMap<String, (String, OffsetDateTime)>,
+    pub(super) metadata_tokens: BTreeMap<String, MetadataToken>,
 }
 
+impl Access {
+    /// Makes the index of nonces again.
+    pub(super) fn index(&mut self) {
+        self.used = self.nonces.iter().map(|used| (used.id.clone(), used.nonce.clone())).collect();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Nonce {
+    #[serde(with = "state::moment")]
+    at: OffsetDateTime,
+    id: String,
+    nonce: String,
+}
+
+/// A token of the metadata service.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct MetadataToken {
+    pub(super) instance: String,
+    #[serde(with = "state::moment")]
+    pub(super) until: OffsetDateTime,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Temporary {
     instance: String,
     role: String,
     secret: String,
     token: String,
+    #[serde(with = "state::moment")]
     issued: OffsetDateTime,
+    #[serde(with = "state::moment")]
     expires: OffsetDateTime,
 }
 
@@ -151,24 +184,23 @@ impl Cloud {
     fn use_nonce(&mut self, id: String, nonce: String, now: OffsetDateTime) -> Result<(), ApiError> {
         // A date may lie a window ahead of the clock, so a nonce is told apart for two windows.
         let window = i64::try_from(self.settings.clock_window_s).unwrap_or(i64::MAX).saturating_mul(2);
-        let Access { nonces, nonces_by_age, .. } = &mut self.access;
-        while let Some(oldest) = nonces_by_age.first_entry() {
-            let (at, ..) = oldest.key();
-            if (now - *at).whole_seconds() <= window {
+        let Access { nonces, used, .. } = &mut self.access;
+        while let Some(oldest) = nonces.first() {
+            if (now - oldest.at).whole_seconds() <= window {
                 break;
             }
-            let ((_, id, nonce), ()) = oldest.remove_entry();
-            nonces.remove(&(id, nonce));
+            if let Some(Nonce { id, nonce, .. }) = nonces.pop_first() {
+                used.remove(&(id, nonce));
+            }
         }
-        if nonces.contains_key(&(id.clone(), nonce.clone())) {
+        if !used.insert((id.clone(), nonce.clone())) {
             return Err(ApiError::new(
                 400,
                 codes::SIGNATURE_NONCE_USED,
                 "Specified signature nonce was used already.",
             ));
         }
-        nonces_by_age.insert((now, id.clone(), nonce.clone()), ());
-        nonces.insert((id, nonce), now);
+        nonces.insert(Nonce { at: now, id, nonce });
         Ok(())
     }
 
@@ -200,6 +232,11 @@ impl Cloud {
         let answer = describe(&id, &temporary);
         self.access.temporary.insert(id, temporary);
         Some(answer)
+    }
+
+    /// ID and secret of the first access key that is enabled.
+    pub(crate) fn access_key(&self) -> Option<(String, String)> {
+        self.access_keys.values().find(|key| !key.disabled).map(|key| (key.id.clone(), key.secret.clone()))
     }
 
     /// Ends the validity of all temporary credentials given out so far.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::{IpNet, Ipv4Net};
-use loden_aliyun::vpc::{DEFAULT_ENTRY_QUOTA, EntryStatus};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use loden_aliyun::vpc::{DEFAULT_ENTRY_QUOTA, DEFAULT_TABLE_QUOTA, EntryStatus};
 use time::OffsetDateTime;
 
-use super::{Cloud, Entry, Fault, Instance, Interface, SHARED_RANGE, Table, VSwitch, Vpc};
+use super::{Cloud, Entry, Instance, Interface, SHARED_RANGE, Table, Unsettled, VSwitch, Vpc};
 use crate::topology::{
     AccessKeySpec, EntryKind, EntrySpec, Ingress, InstanceSpec, InterfaceSpec, NextHop, RouteTableSpec,
     TableKind, VSwitchSpec, VpcSpec,
@@ -104,6 +104,8 @@ impl Cloud {
                 name: spec.name.clone(),
                 cidr: spec.cidr.trunc(),
                 secondary_cidrs: spec.secondary_cidrs.iter().map(Ipv4Net::trunc).collect(),
+                ipv6_cidr: spec.ipv6_cidr.map(|net| net.trunc()),
+                table_quota: spec.table_quota.unwrap_or(DEFAULT_TABLE_QUOTA),
                 router,
                 system_table: system_table.id.clone(),
                 vswitches: BTreeMap::new(),
@@ -159,6 +161,10 @@ impl Cloud {
                 b: format!("{} of {}", other.spec.cidr, other.spec.id),
             });
         }
+        let ipv6 = spec.ipv6_cidr.map(|net| net.trunc());
+        if let Some(ipv6) = ipv6 {
+            check_ipv6_vswitch(vpc, vpc_id, ipv6)?;
+        }
         let within = IpNet::V4(cidr);
         let covered = self.tables.values().filter(|table| table.vpc == vpc_id).flat_map(|table| {
             table.by_destination.keys().filter(|destination| within.contains(*destination))
@@ -171,7 +177,7 @@ impl Cloud {
             });
         }
         let table = vpc.system_table.clone();
-        let spec = VSwitchSpec { cidr, ..spec.clone() };
+        let spec = VSwitchSpec { cidr, ipv6_cidr: ipv6, ..spec.clone() };
         if let Some(vpc) = self.vpcs.get_mut(vpc_id) {
             vpc.vswitches.insert(spec.id.clone(), VSwitch { spec, table });
         }
@@ -179,6 +185,9 @@ impl Cloud {
             self.tables.iter().filter(|(_, table)| table.vpc == vpc_id).map(|(id, _)| id.clone()).collect();
         for table in tables {
             self.insert_entry(&table, &local(within), now)?;
+            if let Some(ipv6) = ipv6 {
+                self.insert_entry(&table, &local(IpNet::V6(ipv6)), now)?;
+            }
         }
         Ok(())
     }
@@ -203,31 +212,120 @@ impl Cloud {
         if let Some(id) = spec.vswitches.iter().find(|id| !vpc.vswitches.contains_key(*id)) {
             return Err(unknown("vSwitch", id));
         }
-        let mut entries: Vec<EntrySpec> =
-            vpc.vswitches.values().map(|vswitch| local(IpNet::V4(vswitch.spec.cidr))).collect();
-        entries.extend(SHARED_RANGE.parse().ok().map(|destination| EntrySpec {
-            next_hops: vec![NextHop::new("service", "")],
-            ..local(destination)
-        }));
-        entries.extend(spec.entries.iter().cloned());
-        self.tables.insert(
-            spec.id.clone(),
-            Table {
-                vpc: vpc_id.to_owned(),
-                name: spec.name.clone(),
-                kind: spec.kind,
-                quota: spec.quota.unwrap_or(DEFAULT_ENTRY_QUOTA),
-                entries: BTreeMap::new(),
-                by_destination: BTreeMap::new(),
-            },
-        );
-        for entry in &entries {
+        let table = Table {
+            vpc: vpc_id.to_owned(),
+            name: spec.name.clone(),
+            description: String::new(),
+            tags: BTreeMap::new(),
+            kind: spec.kind,
+            quota: spec.quota.unwrap_or(DEFAULT_ENTRY_QUOTA),
+            prefix_lists: spec.prefix_lists.clone(),
+            entries: BTreeMap::new(),
+            by_destination: BTreeMap::new(),
+        };
+        self.insert_table(&spec.id, table, now)?;
+        for entry in &spec.entries {
             self.insert_entry(&spec.id, entry, now)?;
         }
         for vswitch in &spec.vswitches {
             self.associate(vswitch, &spec.id)?;
         }
         self.revision += 1;
+        Ok(())
+    }
+
+    /// Puts a table in and fills it with the system's entries: those of its VPC's vSwitches, and that of the vendor's own services.
+    pub(super) fn insert_table(
+        &mut self,
+        id: &str,
+        table: Table,
+        now: OffsetDateTime,
+    ) -> Result<(), AdminError> {
+        let vpc = self.vpcs.get(&table.vpc).ok_or_else(|| unknown("VPC", &table.vpc))?;
+        let mut entries: Vec<EntrySpec> = Vec::new();
+        for vswitch in vpc.vswitches.values() {
+            entries.push(local(IpNet::V4(vswitch.spec.cidr)));
+            entries.extend(vswitch.spec.ipv6_cidr.map(|net| local(IpNet::V6(net))));
+        }
+        entries.extend(SHARED_RANGE.parse().ok().map(|destination| EntrySpec {
+            next_hops: vec![NextHop::new("service", "")],
+            ..local(destination)
+        }));
+        self.tables.insert(id.to_owned(), table);
+        for entry in &entries {
+            self.insert_entry(id, entry, now)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a VPC, vSwitch, route table, instance or gateway a status that its API actions then answer to, e.g. `Pending`; none ends it.
+    ///
+    /// # Errors
+    /// Nothing has that ID.
+    pub fn set_status(&mut self, id: &str, status: Option<String>) -> Result<(), AdminError> {
+        let known = self.vpcs.contains_key(id)
+            || self.tables.contains_key(id)
+            || self.instances.contains_key(id)
+            || self.vpcs.values().any(|vpc| {
+                vpc.vswitches.contains_key(id) || vpc.gateways.iter().any(|gateway| gateway.id == id)
+            });
+        if !known {
+            return Err(unknown("VPC, vSwitch, route table, instance or gateway", id));
+        }
+        match status {
+            Some(status) => self.statuses.insert(id.to_owned(), status),
+            None => self.statuses.remove(id),
+        };
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Says that an entry is being modified, which nothing but another call of this ends, or that it is kept by a cloud product.
+    ///
+    /// # Errors
+    /// No such table or entry, or the entry is Pending or Deleting.
+    pub fn mark_entry(
+        &mut self,
+        table_id: &str,
+        destination: IpNet,
+        modifying: bool,
+        managed: bool,
+    ) -> Result<(), AdminError> {
+        let table = self.tables.get_mut(table_id).ok_or_else(|| unknown("route table", table_id))?;
+        let entry = table
+            .by_destination
+            .get(&destination.trunc())
+            .and_then(|sequence| table.entries.get_mut(sequence))
+            .ok_or_else(|| unknown("route entry", destination))?;
+        entry.status = match (entry.status, modifying) {
+            (EntryStatus::Available | EntryStatus::Modifying, true) => EntryStatus::Modifying,
+            (EntryStatus::Available | EntryStatus::Modifying, false) => EntryStatus::Available,
+            (under_way, _) => {
+                let refusal = format!("route entry {destination} is {}", under_way.as_str());
+                return Err(AdminError::Refused(refusal));
+            }
+        };
+        entry.managed = managed;
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Sets the destinations of a prefix list in a table; none takes the list away.
+    ///
+    /// # Errors
+    /// No such table.
+    pub fn set_prefix_list(
+        &mut self,
+        table_id: &str,
+        list: &str,
+        destinations: Vec<IpNet>,
+    ) -> Result<(), AdminError> {
+        let table = self.tables.get_mut(table_id).ok_or_else(|| unknown("route table", table_id))?;
+        if destinations.is_empty() {
+            table.prefix_lists.remove(list);
+        } else {
+            table.prefix_lists.insert(list.to_owned(), destinations);
+        }
         Ok(())
     }
 
@@ -281,6 +379,7 @@ impl Cloud {
                 modified: now,
                 name: spec.name.clone(),
                 description: spec.description.clone(),
+                managed: false,
             },
         );
         self.revision += 1;
@@ -298,7 +397,9 @@ impl Cloud {
             .remove(&destination.trunc())
             .ok_or_else(|| unknown("route entry", destination))?;
         table.entries.remove(&sequence);
-        self.unsettled.retain(|(_, unsettled), _| *unsettled != sequence);
+        self.unsettled.retain(
+            |_, change| !matches!(change, Unsettled::Entry { sequence: other, .. } if *other == sequence),
+        );
         self.revision += 1;
         Ok(())
     }
@@ -400,6 +501,7 @@ impl Cloud {
     /// No such instance.
     pub fn remove_instance(&mut self, id: &str) -> Result<(), AdminError> {
         self.instances.remove(id).ok_or_else(|| unknown("instance", id))?;
+        self.statuses.remove(id);
         self.revision += 1;
         Ok(())
     }
@@ -432,16 +534,29 @@ impl Cloud {
         self.access_keys.insert(key.id.clone(), key);
         Ok(())
     }
+}
 
-    /// Makes the next matching calls fail or wait.
-    pub fn inject(&mut self, fault: Fault) {
-        self.faults.push(fault);
+fn check_ipv6_vswitch(vpc: &Vpc, vpc_id: &str, net: Ipv6Net) -> Result<(), AdminError> {
+    if !vpc.ipv6_cidr.is_some_and(|outer| outer.contains(&net)) {
+        return Err(AdminError::Outside {
+            what: "vSwitch range",
+            inner: net.to_string(),
+            outer: vpc
+                .ipv6_cidr
+                .map_or_else(|| format!("{vpc_id}, which has no IPv6"), |net| net.to_string()),
+        });
     }
-
-    /// Ends all injected faults.
-    pub fn clear_faults(&mut self) {
-        self.faults.clear();
+    let others = vpc.vswitches.values().filter_map(|vswitch| Some((vswitch.spec.ipv6_cidr?, vswitch)));
+    for (other, vswitch) in others {
+        if other.contains(&net) || net.contains(&other) {
+            return Err(AdminError::Overlap {
+                what: "vSwitch range",
+                a: net.to_string(),
+                b: format!("{other} of {}", vswitch.spec.id),
+            });
+        }
     }
+    Ok(())
 }
 
 fn local(destination: IpNet) -> EntrySpec {

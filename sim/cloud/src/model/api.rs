@@ -1,10 +1,25 @@
 //! From a call as it arrived to its answer: which action, who calls, and the order of the checks.
 
-use loden_aliyun::{ApiError, Params, Request, ecs, vpc};
+use loden_aliyun::{ApiError, Params, Request, codes, ecs, vpc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
-use super::{Cloud, SignedCall};
+use super::{Cloud, SignedCall, state};
+
+/// How long a client token stands for the call that brought it first.
+const MEMORY_OF_TOKENS: Duration = Duration::hours(24);
+
+/// A call that a client token stands for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Remembered {
+    #[serde(with = "state::moment")]
+    at: OffsetDateTime,
+    action: String,
+    params: String,
+    answer: Value,
+}
 
 /// A call of the API.
 #[derive(Debug, Clone)]
@@ -46,10 +61,46 @@ fn carry_out<R: Answers>(
     now: OffsetDateTime,
 ) -> Result<Value, ApiError> {
     super::check_region(cloud, params.get("RegionId"))?;
-    let answer = R::from_params(params)?.answer(cloud, request_id, now)?;
-    serde_json::to_value(answer).map_err(|error| {
+    let request = R::from_params(params)?;
+    let asked = request.to_params();
+    // Only requests that know client tokens keep them.
+    let token = asked.get("ClientToken").map(str::to_owned);
+    if let Some(known) = token.as_ref().and_then(|token| cloud.client_tokens.get(token)) {
+        return known.answer_again(R::ACTION, &asked, request_id);
+    }
+    let answer = cloud.perhaps_stale(R::ACTION, |cloud| request.answer(cloud, request_id, now))?;
+    let answer = serde_json::to_value(answer).map_err(|error| {
         ApiError::new(500, "InternalError", format!("The answer cannot be written: {error}."))
-    })
+    })?;
+    if let Some(token) = token {
+        cloud.client_tokens.retain(|_, known| now - known.at < MEMORY_OF_TOKENS);
+        let remembered = Remembered {
+            at: now,
+            action: R::ACTION.to_owned(),
+            params: asked.encoded(),
+            answer: answer.clone(),
+        };
+        cloud.client_tokens.insert(token, remembered);
+    }
+    Ok(answer)
+}
+
+impl Remembered {
+    /// The first call's answer under another request ID, if the call is the same.
+    fn answer_again(&self, action: &str, asked: &Params, request_id: &str) -> Result<Value, ApiError> {
+        if self.action != action || self.params != asked.encoded() {
+            return Err(ApiError::new(
+                400,
+                codes::TOKEN_MISUSED,
+                "The specified ClientToken was used with other parameters.",
+            ));
+        }
+        let mut answer = self.answer.clone();
+        if let Some(fields) = answer.as_object_mut() {
+            fields.insert("RequestId".to_owned(), Value::from(request_id));
+        }
+        Ok(answer)
+    }
 }
 
 type CarryOut = fn(&mut Cloud, &Params, &str, OffsetDateTime) -> Result<Value, ApiError>;
@@ -76,6 +127,11 @@ actions![
     vpc::DeleteRouteEntry,
     vpc::CreateRouteEntries,
     vpc::DeleteRouteEntries,
+    vpc::GetVpcRouteEntrySummary,
+    vpc::CreateRouteTable,
+    vpc::DeleteRouteTable,
+    vpc::AssociateRouteTable,
+    vpc::UnassociateRouteTable,
     ecs::DescribeInstances,
     ecs::DescribeNetworkInterfaces,
     ecs::ModifyNetworkInterfaceAttribute,

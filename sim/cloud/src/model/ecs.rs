@@ -80,7 +80,7 @@ impl Cloud {
             instance_id: spec.id.clone(),
             instance_name: spec.name.clone(),
             host_name: spec.id.clone(),
-            status: "Running".to_owned(),
+            status: self.statuses.get(&spec.id).map_or("Running", String::as_str).to_owned(),
             instance_type: spec.instance_type.clone(),
             zone_id: self.zone(&instance.vpc, &vswitch_id),
             region_id: self.region.clone(),

@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod destination;
 mod list;
 
 use std::net::IpAddr;
@@ -13,14 +14,14 @@ use ipnet::IpNet;
 use loden_aliyun::vpc::{EntryStatus, FailedRouteEntry};
 use loden_aliyun::{ApiError, codes};
 
-use super::{Cloud, Table};
+use super::{AVAILABLE, Cloud, Table, Unsettled};
 use crate::topology::NextHop;
 
-pub(super) use create::Remembered;
+pub(super) use create::check_text;
 
 /// A refusal before it is known whether it answers a call or an item of a batch.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: u16,
     code: &'static str,
     message: String,
@@ -64,7 +65,7 @@ impl Refusal {
                 codes::BATCH_CIDR_DUPLICATE,
                 format!("Specified CIDR block is already exists, entry.cidrBlock={destination}"),
             ),
-            codes::INCORRECT_ENTRY_STATUS => (codes::BATCH_STATUS_ERROR, self.message),
+            codes::INCORRECT_ENTRY_STATUS | codes::ENTRY_STATUS => (codes::BATCH_STATUS_ERROR, self.message),
             codes::ENTRY_NOT_FOUND | "InvalidRouteEntryId.NotFound" => {
                 (codes::BATCH_NOT_EXIST, "vRouterEntry not exists".to_owned())
             }
@@ -92,9 +93,9 @@ fn read_destination(text: &str) -> Result<IpNet, Refusal> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }
-    let net: IpNet = text.parse().map_err(|_| {
-        Refusal::new(400, "InvalidCidrBlock.Malformed", "The specified CidrBlock is malformed.")
-    })?;
+    let net: IpNet = text
+        .parse()
+        .map_err(|_| Refusal::new(400, "InvalidCidrBlock.Malformed", "Specified CIDR block is not valid."))?;
     if net.trunc() == net {
         Ok(net)
     } else {
@@ -107,6 +108,22 @@ impl Cloud {
         self.tables.get(id).ok_or_else(Refusal::no_table)
     }
 
+    /// Refuses a change of a table's entries while the VPC is not in a state for one.
+    fn check_vpc(&self, vpc: &str) -> Result<(), Refusal> {
+        match self.status(vpc) {
+            AVAILABLE => Ok(()),
+            // It cannot be found by users any more, though its table is still there.
+            "Deleting" => {
+                Err(Refusal::new(404, "InvalidVpc.NotFound", "Specified vpc is not found in our record."))
+            }
+            _ => Err(Refusal::new(
+                400,
+                "IncorrectVpcStatus",
+                "Current VPC status does not support this operation.",
+            )),
+        }
+    }
+
     /// Whether a change of `table` must wait for another one of the same VPC.
     fn busy(&self, table_id: &str) -> Option<Refusal> {
         if !self.settings.one_change_per_vpc {
@@ -116,10 +133,19 @@ impl Cloud {
         let mut unsettled = self
             .unsettled
             .values()
-            .filter(|other| self.tables.get(*other).is_some_and(|other| other.vpc == *vpc))
+            .filter(|other| self.tables.get(other.table()).is_some_and(|other| other.vpc == *vpc))
             .peekable();
         unsettled.peek()?;
-        Some(if unsettled.any(|other| other == table_id) { Refusal::unstable() } else { task_conflict() })
+        let same_table =
+            |change: &Unsettled| matches!(change, Unsettled::Entry { table, .. } if table == table_id);
+        Some(if unsettled.any(same_table) { Refusal::unstable() } else { task_conflict() })
+    }
+
+    /// Whether an entry of the table is being modified, which no delay ends.
+    fn modifying(&self, table: &str) -> bool {
+        self.tables
+            .get(table)
+            .is_some_and(|table| table.entries.values().any(|entry| entry.status == EntryStatus::Modifying))
     }
 
     /// Whether any change of the table's VPC is under way; the batch actions answer nothing more precise.
@@ -128,7 +154,7 @@ impl Cloud {
     }
 }
 
-fn task_conflict() -> Refusal {
+pub(super) fn task_conflict() -> Refusal {
     Refusal::new(
         400,
         codes::TASK_CONFLICT,
@@ -138,7 +164,13 @@ fn task_conflict() -> Refusal {
 
 /// Refuses to touch an entry that is on its way from one state to another.
 fn check_stable(status: EntryStatus) -> Result<(), Refusal> {
-    if status == EntryStatus::Available { Ok(()) } else { Err(Refusal::unstable()) }
+    match status {
+        EntryStatus::Available => Ok(()),
+        EntryStatus::Modifying => {
+            Err(Refusal::new(400, codes::ENTRY_STATUS, "The status of the specified routeEntry is invalid."))
+        }
+        _ => Err(Refusal::unstable()),
+    }
 }
 
 /// Whether two sets of next hops name the same things.

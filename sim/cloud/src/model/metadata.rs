@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use loden_aliyun::metadata::{ITEM_PATH, MAX_TOKEN_TTL, TOKEN_HEADER, TOKEN_PATH, TOKEN_TTL_HEADER};
 use time::{Duration, OffsetDateTime};
 
+use super::access::MetadataToken;
 use super::{Cloud, Instance, Interface};
 
 /// A request to the metadata service.
@@ -65,7 +66,7 @@ impl Cloud {
                     .access
                     .metadata_tokens
                     .get(token)
-                    .is_some_and(|(owner, expires)| *owner == id && *expires > now);
+                    .is_some_and(|known| known.instance == id && known.until > now);
                 if !valid {
                     return MetadataAnswer::refused(401, "Unauthorized: the token is not valid.");
                 }
@@ -105,11 +106,10 @@ impl Cloud {
                 "Bad Request: the token's lifetime must be 1 to 21600 seconds.",
             );
         };
-        self.access.metadata_tokens.retain(|_, (_, expires)| *expires > now);
+        self.access.metadata_tokens.retain(|_, known| known.until > now);
         let token = self.draw("metadata");
-        self.access
-            .metadata_tokens
-            .insert(token.clone(), (id.to_owned(), now + Duration::seconds(i64::from(ttl))));
+        let until = now + Duration::seconds(i64::from(ttl));
+        self.access.metadata_tokens.insert(token.clone(), MetadataToken { instance: id.to_owned(), until });
         MetadataAnswer::ok(token)
     }
 

@@ -11,14 +11,18 @@ mod ecs;
 mod entries;
 mod faults;
 mod metadata;
+mod state;
+mod summary;
+mod tables;
 mod vpc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loden_aliyun::ApiError;
 use loden_aliyun::vpc::EntryStatus;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -33,12 +37,17 @@ pub use admin::AdminError;
 pub use api::Call;
 pub use faults::{Fault, FaultKind};
 pub use metadata::{MetadataAnswer, MetadataCall};
+pub use state::StateError;
 
 /// The range from which the vendor serves cloud services; every table has a system entry for it.
 pub(crate) const SHARED_RANGE: &str = "100.64.0.0/10";
 
+/// What an object's status is unless it is said or under way.
+const AVAILABLE: &str = "Available";
+
 /// One region of one account.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cloud {
     region: String,
     account: u64,
@@ -46,6 +55,7 @@ pub struct Cloud {
     revision: u64,
     seed: u64,
     drawn: u64,
+    #[serde(with = "state::moment")]
     created: OffsetDateTime,
     vpcs: BTreeMap<String, Vpc>,
     tables: BTreeMap<String, Table>,
@@ -53,18 +63,53 @@ pub struct Cloud {
     access_keys: BTreeMap<String, AccessKeySpec>,
     roles: BTreeMap<String, RoleSpec>,
     access: access::Access,
-    client_tokens: BTreeMap<String, entries::Remembered>,
-    /// Entries that are not settled, by the moment at which they will be.
-    unsettled: BTreeMap<(OffsetDateTime, u64), String>,
+    client_tokens: BTreeMap<String, api::Remembered>,
+    /// What is under way, by the moment at which it will be done and a number that nothing else has.
+    #[serde(with = "state::by_moment")]
+    unsettled: BTreeMap<(OffsetDateTime, u64), Unsettled>,
+    /// Statuses given from outside, by the ID of whatever has one; everything else is Available, or Running if it is an instance.
+    statuses: BTreeMap<String, String>,
     faults: Vec<Fault>,
+    /// What lists show while a fault makes them stale.
+    #[serde(skip)]
+    frozen: Option<faults::Frozen>,
     calls: BTreeMap<String, u64>,
 }
 
-#[derive(Debug)]
+/// A change that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum Unsettled {
+    /// The entry of that number comes into force, or goes.
+    Entry { table: String, sequence: u64 },
+    /// A new table becomes Available.
+    NewTable { table: String },
+    /// A table goes.
+    OldTable { table: String },
+    /// A vSwitch starts to use a table.
+    Binding { vswitch: String, table: String },
+}
+
+impl Unsettled {
+    /// The table that it is about.
+    fn table(&self) -> &str {
+        match self {
+            Self::Entry { table, .. }
+            | Self::NewTable { table }
+            | Self::OldTable { table }
+            | Self::Binding { table, .. } => table,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Vpc {
     name: String,
     cidr: Ipv4Net,
     secondary_cidrs: Vec<Ipv4Net>,
+    ipv6_cidr: Option<Ipv6Net>,
+    table_quota: u32,
     router: String,
     system_table: String,
     vswitches: BTreeMap<String, VSwitch>,
@@ -78,42 +123,56 @@ impl Vpc {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct VSwitch {
     spec: VSwitchSpec,
     table: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Table {
     vpc: String,
     name: String,
+    description: String,
+    tags: BTreeMap<String, String>,
     kind: TableKind,
     quota: u32,
+    /// Destinations that come from prefix lists, by list.
+    prefix_lists: BTreeMap<String, Vec<IpNet>>,
     entries: BTreeMap<u64, Entry>,
+    /// An index of the above.
+    #[serde(skip)]
     by_destination: BTreeMap<IpNet, u64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Entry {
     id: String,
     destination: IpNet,
     next_hops: Vec<NextHop>,
     kind: EntryKind,
     status: EntryStatus,
+    #[serde(with = "state::moment")]
     modified: OffsetDateTime,
     name: String,
     description: String,
+    /// Kept by a cloud product, which alone may delete it.
+    managed: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Instance {
     spec: InstanceSpec,
     vpc: String,
     interfaces: Vec<Interface>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Interface {
     id: String,
     mac: String,
@@ -150,7 +209,9 @@ impl Cloud {
             access: access::Access::default(),
             client_tokens: BTreeMap::new(),
             unsettled: BTreeMap::new(),
+            statuses: BTreeMap::new(),
             faults: Vec::new(),
+            frozen: None,
             calls: BTreeMap::new(),
         };
         for role in &topology.roles {
@@ -197,25 +258,51 @@ impl Cloud {
         self.settings = settings;
     }
 
-    /// When the next entry settles, if any is not settled.
+    /// When the next change under way is done, if any is.
     #[must_use]
     pub fn next_deadline(&self) -> Option<OffsetDateTime> {
         self.unsettled.keys().next().map(|(at, _)| *at)
     }
 
-    /// Settles what is due: Pending becomes Available, Deleting becomes gone.
+    /// Settles what is due: Pending becomes Available, Deleting becomes gone, a vSwitch gets its table.
     pub fn advance(&mut self, now: OffsetDateTime) {
-        while let Some(entry) = self.unsettled.first_entry() {
-            let (at, sequence) = *entry.key();
+        while let Some(first) = self.unsettled.first_entry() {
+            let (at, _) = *first.key();
             if at > now {
                 break;
             }
-            let table = entry.remove();
-            self.settle(&table, sequence, at);
+            let change = first.remove();
+            self.settle(change, at);
+            self.revision += 1;
         }
     }
 
-    fn settle(&mut self, table: &str, sequence: u64, at: OffsetDateTime) {
+    fn settle(&mut self, change: Unsettled, at: OffsetDateTime) {
+        match change {
+            Unsettled::Entry { table, sequence } => self.settle_entry(&table, sequence, at),
+            // It was Pending only for as long as it was among the unsettled.
+            Unsettled::NewTable { .. } => {}
+            Unsettled::OldTable { table } => {
+                self.tables.remove(&table);
+                self.statuses.remove(&table);
+                // Bound from outside after its deletion began.
+                for vpc in self.vpcs.values_mut() {
+                    let system = &vpc.system_table;
+                    for vswitch in vpc.vswitches.values_mut().filter(|vswitch| vswitch.table == table) {
+                        vswitch.table.clone_from(system);
+                    }
+                }
+            }
+            Unsettled::Binding { vswitch, table } => {
+                let vswitch = self.vpcs.values_mut().find_map(|vpc| vpc.vswitches.get_mut(&vswitch));
+                if let Some(vswitch) = vswitch.filter(|_| self.tables.contains_key(&table)) {
+                    vswitch.table = table;
+                }
+            }
+        }
+    }
+
+    fn settle_entry(&mut self, table: &str, sequence: u64, at: OffsetDateTime) {
         let Some(table) = self.tables.get_mut(table) else { return };
         let Some(entry) = table.entries.get_mut(&sequence) else { return };
         if entry.status == EntryStatus::Deleting {
@@ -225,7 +312,35 @@ impl Cloud {
             entry.status = EntryStatus::Available;
             entry.modified = at;
         }
+    }
+
+    /// Starts a change that is done after the delay, which may be none.
+    fn begin(&mut self, change: Unsettled, now: OffsetDateTime) {
+        let number = match &change {
+            Unsettled::Entry { sequence, .. } => *sequence,
+            _ => {
+                self.drawn += 1;
+                self.drawn
+            }
+        };
+        self.unsettled.insert((now + self.entry_delay(), number), change);
         self.revision += 1;
+        // Without a delay it is done before the answer is out.
+        self.advance(now);
+    }
+
+    /// The status of an object that has no state of its own here.
+    fn status(&self, id: &str) -> &str {
+        if let Some(status) = self.statuses.get(id) {
+            return status;
+        }
+        let under_way = self.unsettled.values().find_map(|change| match change {
+            Unsettled::NewTable { table } if table == id => Some("Pending"),
+            Unsettled::OldTable { table } if table == id => Some("Deleting"),
+            Unsettled::Binding { vswitch, .. } if vswitch == id => Some("Pending"),
+            _ => None,
+        });
+        under_way.unwrap_or(AVAILABLE)
     }
 
     /// What the data plane forwards by.
@@ -332,6 +447,14 @@ impl Cloud {
         Some(nets.into_iter().collect())
     }
 
+    /// The instance that has an interface, and the interface's place in it.
+    fn interface(&self, id: &str) -> Option<(&Instance, usize)> {
+        self.instances.values().find_map(|instance| {
+            let index = instance.interfaces.iter().position(|interface| interface.id == id)?;
+            Some((instance, index))
+        })
+    }
+
     /// vSwitches that use a table.
     fn vswitches_of(&self, id: &str, table: &Table) -> Vec<String> {
         self.vpcs
@@ -345,9 +468,15 @@ impl Cloud {
 
     /// Custom entries that count towards the quota.
     fn used(&self, table: &Table) -> u32 {
+        self.used_by(table, |_| true)
+    }
+
+    /// Those of them that `pick` picks.
+    fn used_by(&self, table: &Table, pick: impl Fn(&Entry) -> bool) -> u32 {
         let counts = |entry: &&Entry| {
             entry.kind == EntryKind::Custom
                 && (self.settings.deleting_holds_quota || entry.status != EntryStatus::Deleting)
+                && pick(entry)
         };
         u32::try_from(table.entries.values().filter(counts).count()).unwrap_or(u32::MAX)
     }

@@ -1,5 +1,6 @@
 //! Lists of VPCs, vSwitches and route tables.
 
+use ipnet::Ipv6Net;
 use loden_aliyun::sign::format_date;
 use loden_aliyun::{ApiError, vpc};
 use time::OffsetDateTime;
@@ -17,16 +18,27 @@ fn equal(filter: Option<&String>, value: &str) -> bool {
     filter.is_none_or(|filter| filter == value)
 }
 
+fn text(net: Option<Ipv6Net>) -> String {
+    net.map(|net| net.to_string()).unwrap_or_default()
+}
+
+/// Whether an object has the tag; a filter without a value takes any.
+fn tagged(filter: &vpc::TagFilter, tags: &[vpc::Tag]) -> bool {
+    tags.iter().any(|tag| {
+        filter.key.as_ref() == Some(&tag.key) && filter.value.as_ref().is_none_or(|value| *value == tag.value)
+    })
+}
+
 impl Cloud {
     fn describe_vpc(&self, id: &str, vpc: &Vpc) -> vpc::Vpc {
         vpc::Vpc {
             vpc_id: id.to_owned(),
             region_id: self.region.clone(),
-            status: "Available".to_owned(),
+            status: self.status(id).to_owned(),
             vpc_name: vpc.name.clone(),
             creation_time: format_date(self.created),
             cidr_block: vpc.cidr.to_string(),
-            ipv6_cidr_block: String::new(),
+            ipv6_cidr_block: text(vpc.ipv6_cidr),
             vrouter_id: vpc.router.clone(),
             description: String::new(),
             is_default: false,
@@ -51,12 +63,12 @@ impl Cloud {
             route_table_name: table.name.clone(),
             route_table_type: table_type(table.kind).to_owned(),
             associate_type: if gateway { "Gateway" } else { "VSwitch" }.to_owned(),
-            status: "Available".to_owned(),
+            status: self.status(id).to_owned(),
             router_id: vpc.map(|vpc| vpc.router.clone()).unwrap_or_default(),
             router_type: "VRouter".to_owned(),
             creation_time: format_date(self.created),
             owner_id: self.account,
-            description: String::new(),
+            description: table.description.clone(),
             resource_group_id: String::new(),
             route_propagation_enable: true,
             vswitch_ids: self.vswitches_of(id, table),
@@ -65,7 +77,11 @@ impl Cloud {
             } else {
                 Vec::new()
             },
-            tags: Vec::new(),
+            tags: table
+                .tags
+                .iter()
+                .map(|(key, value)| vpc::Tag { key: key.clone(), value: value.clone() })
+                .collect(),
         }
     }
 }
@@ -159,9 +175,9 @@ impl Answers for vpc::DescribeVSwitches {
                     matching.push(vpc::VSwitch {
                         vswitch_id: id.clone(),
                         vpc_id: vpc_id.clone(),
-                        status: "Available".to_owned(),
+                        status: cloud.status(id).to_owned(),
                         cidr_block: vswitch.spec.cidr.to_string(),
-                        ipv6_cidr_block: String::new(),
+                        ipv6_cidr_block: text(vswitch.spec.ipv6_cidr),
                         zone_id: vswitch.spec.zone.clone(),
                         available_ip_address_count: cloud.free_addresses(id, vswitch.spec.cidr.prefix_len()),
                         vswitch_name: vswitch.spec.name.clone(),
@@ -235,8 +251,7 @@ impl Answers for vpc::DescribeRouteTableList {
                 equal(self.router_type.as_ref(), &table.router_type)
                     && equal(self.router_id.as_ref(), &table.router_id)
                     && equal(self.resource_group_id.as_ref(), &table.resource_group_id)
-                    // Nothing here carries tags.
-                    && self.tags.is_empty()
+                    && self.tags.iter().all(|filter| tagged(filter, &table.tags))
             })
             .collect();
         matching.sort_by_key(|table| table.route_table_type != "System");

@@ -99,7 +99,7 @@ fn what_a_single_creation_refuses() {
         ("192.168.0.0/24", "i-loden1", 400, "InvalidDestinationCidrBlock"),
         ("192.168.1.128/25", "i-loden1", 400, "InvalidDestinationCidrBlock"),
         ("fd00::/64", "i-loden1", 400, "OperationDenied.VpcIpv6NotEnabled"),
-        ("172.20.2.0/24", "i-gone", 404, "InvalidNextHopId.NotFound"),
+        ("172.20.2.0/24", "i-gone", 404, "InvalidInstanId.NotFound"),
         ("172.20.2.0/24", "i-other", 404, "OperationFailed.InstanceDismatchCurrentVpc"),
     ] {
         assert_eq!(code(bench.create(destination, hop)), is(status, expected), "{destination} {hop}");
@@ -117,7 +117,7 @@ fn what_a_single_creation_refuses() {
     let short = vpc::CreateRouteEntry { next_hop_list: vec![hop("i-loden1")], ..no_hop };
     assert_eq!(code(bench.call(&short)), is(400, "InvalidNexthopListSize"));
     let name = vpc::CreateRouteEntry { route_entry_name: Some("https://x".into()), ..table(SYSTEM) };
-    assert_eq!(code(bench.call(&name)), is(400, "IllegalParam.RouteEntryName"));
+    assert_eq!(code(bench.call(&name)), is(400, "InvalidRouteEntryName.Malformed"));
     assert_eq!(
         code(bench.raw("CreateRouteEntry", "2016-04-28", &Params::new())),
         is(400, "MissingParameter")
@@ -235,7 +235,7 @@ fn a_batch_applies_what_it_can() {
         [
             ("172.20.1.0/24", "i-loden2", "VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE"),
             ("172.20.2.0/24", "i-loden3", "VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE"),
-            ("172.20.3.0/24", "i-gone", "InvalidNextHopId.NotFound"),
+            ("172.20.3.0/24", "i-gone", "InvalidInstanId.NotFound"),
             ("192.168.0.0/16", "i-loden1", "InvalidDestinationCidrBlock"),
         ]
     );
@@ -281,7 +281,7 @@ fn deletion_by_id_by_destination_and_what_it_refuses() {
         (by_destination(SYSTEM, "172.20.1.0/24", "i-loden2"), 400, "InvalidRouteEntry.NotFound"),
         (by_destination(SYSTEM, "172.20.9.0/24", "i-loden1"), 400, "InvalidRouteEntry.NotFound"),
         (by_destination("vtb-none", "172.20.1.0/24", "i-loden1"), 404, "InvalidRouteTableId.NotFound"),
-        (by_destination(SYSTEM, "100.64.0.0/10", ""), 400, "MissingParameter"),
+        (by_destination(SYSTEM, "100.64.0.0/10", ""), 400, "InvalidNextHop"),
         (by_id("rte-none".into()), 400, "InvalidRouteEntryId.NotFound"),
         (by_id(system.route_entry_id), 400, "OperationDenied"),
         (by_id(learned.route_entry_id), 400, "Forbbiden"),

@@ -214,5 +214,5 @@ fn instances_and_entries_come_and_go_from_outside() {
     };
     bench.cloud.insert_entry(SYSTEM, &entry, bench.now).unwrap();
     assert!(matches!(bench.cloud.insert_entry(SYSTEM, &entry, bench.now), Err(AdminError::Duplicate { .. })));
-    assert_eq!(bench.create("172.20.1.0/24", "i-loden1").unwrap_err().code, "InvalidCIDRBlock.Duplicate");
+    assert_eq!(bench.create("172.20.1.0/24", "i-loden1").unwrap_err().code, "RouteConflict.AlreadyExist");
 }

@@ -1,12 +1,14 @@
 //! `CreateRouteEntry` and `CreateRouteEntries`.
 
-use ipnet::IpNet;
+use std::collections::BTreeSet;
+
 use loden_aliyun::vpc::{self, EntryStatus};
-use loden_aliyun::{ApiError, Params, Request, codes};
+use loden_aliyun::{ApiError, Request, codes};
 use time::OffsetDateTime;
 
 use super::super::api::Answers;
-use super::super::{Cloud, Entry, SHARED_RANGE};
+use super::super::{AVAILABLE, Cloud, Entry, Table, Unsettled};
+use super::destination::Destination;
 use super::{Refusal, read_destination};
 use crate::topology::{EntryKind, NextHop, TableKind};
 
@@ -28,17 +30,10 @@ const NEXT_HOP_TYPES: &[&str] = &[
     "RouteTargetGroup",
 ];
 
-/// What a client token stands for.
-#[derive(Debug)]
-pub(in super::super) struct Remembered {
-    params: Params,
-    entry: String,
-}
-
 /// An entry that may be created once it is known that nothing is in its way.
 struct Wanted<'a> {
     table: &'a str,
-    destination: IpNet,
+    destination: Destination,
     next_hops: Vec<NextHop>,
     name: String,
     description: String,
@@ -57,19 +52,30 @@ impl Cloud {
     ) -> Result<Wanted<'a>, Refusal> {
         let found = self.table(table)?;
         if found.kind == TableKind::Gateway {
-            return Err(Refusal::new(
-                400,
-                "OperationDenied.GatewayRouteTableNotPermitted",
-                "The gateway route table does not support this operation.",
-            ));
+            return Err(if next_hops.len() > 1 {
+                Refusal::new(
+                    400,
+                    "OperationDenied.RouteTableTypeNotPermitted",
+                    "The operation is not allowed because the type of route table is not permitted.",
+                )
+            } else {
+                Refusal::new(
+                    400,
+                    "OperationDenied.GatewayRouteTableNotPermitted",
+                    "The operation is not allowed to create a route pointing to this nextHop type on gateway route table.",
+                )
+            });
         }
         let destination = read_destination(destination)?;
-        self.check_destination(&found.vpc, destination, batch)?;
+        let destination = self.check_destination(found, destination, batch)?;
+        check_distinct(&next_hops)?;
         for hop in &next_hops {
             self.check_next_hop(&found.vpc, hop)?;
         }
-        check_text(name, 128, "IllegalParam.RouteEntryName")?;
-        check_text(description, 256, "IllegalParam.Description")?;
+        self.check_ipv6(found, destination, &next_hops)?;
+        check_text(name, 128, "InvalidRouteEntryName.Malformed")?;
+        check_text(description, 256, "InvalidDescription.Malformed")?;
+        self.check_states(table, found, &next_hops)?;
         Ok(Wanted {
             table,
             destination,
@@ -79,58 +85,77 @@ impl Cloud {
         })
     }
 
-    /// A destination may not hide what the VPC itself routes. The batch action's page is stricter than the single one's.
-    fn check_destination(&self, vpc: &str, destination: IpNet, batch: bool) -> Result<(), Refusal> {
-        let refused = |message: String| Err(Refusal::new(400, "InvalidDestinationCidrBlock", message));
-        let IpNet::V4(net) = destination else {
+    /// The states of everything that the entry is about.
+    fn check_states(&self, id: &str, table: &Table, next_hops: &[NextHop]) -> Result<(), Refusal> {
+        self.check_vpc(&table.vpc)?;
+        if self.status(id) != AVAILABLE {
             return Err(Refusal::new(
                 400,
-                "OperationDenied.VpcIpv6NotEnabled",
-                "The VPC does not have IPv6 enabled.",
+                "IncorrectStatus.RouteTableStatus",
+                "The status of the specified RouteTable is incorrect.",
             ));
-        };
-        if let Ok(shared) = SHARED_RANGE.parse::<IpNet>() {
-            let inside = shared.contains(&destination);
-            if destination == shared || (inside && !self.settings.allow_inside_shared_range) {
-                return refused(format!(
-                    "The destination {destination} is in the reserved range {SHARED_RANGE}."
-                ));
-            }
         }
-        let vswitches = self.vpcs.get(vpc).into_iter().flat_map(|vpc| vpc.vswitches.values());
-        for vswitch in vswitches {
-            let cidr = vswitch.spec.cidr;
-            if cidr.contains(&net) {
-                return refused(format!(
-                    "The destination {destination} is the range of a vSwitch or inside it: {} {cidr}.",
-                    vswitch.spec.id
-                ));
-            }
-            if batch && net.contains(&cidr) {
-                return refused(format!(
-                    "The destination {destination} contains the range of a vSwitch: {} {cidr}.",
-                    vswitch.spec.id
-                ));
-            }
+        let vswitches = self.vpcs.get(&table.vpc).into_iter().flat_map(|vpc| vpc.vswitches.keys());
+        // One that is being bound is a change under way, and told as such.
+        if vswitches.into_iter().any(|id| self.statuses.contains_key(id)) {
+            return Err(Refusal::new(
+                400,
+                "IncorrectVSwitchStatus",
+                "The current virtual switch status does not support this operation.",
+            ));
         }
-        Ok(())
+        next_hops.iter().try_for_each(|hop| self.check_next_hop_state(hop))
+    }
+
+    fn check_next_hop_state(&self, hop: &NextHop) -> Result<(), Refusal> {
+        let Some(status) = self.statuses.get(&hop.id) else { return Ok(()) };
+        match (hop.kind.as_str(), status.as_str()) {
+            ("Instance", "Running" | "Stopped") | ("HaVip", "Available" | "InUse") => Ok(()),
+            ("Instance", "Locked") => Err(Refusal::new(
+                403,
+                "IncorrectInstanceStatus",
+                "The current status of the resource does not support this operation.",
+            )),
+            ("HaVip", _) => Err(Refusal::new(
+                400,
+                "IncorrectHaVipStatus",
+                "This operation is denied because satus of the specified HaVip is neither Available nor InUse.",
+            )),
+            _ => Err(Refusal::new(
+                400,
+                "IncorrectInstanceStatus",
+                "Current instance status does not support this operation.",
+            )),
+        }
     }
 
     fn check_next_hop(&self, vpc: &str, hop: &NextHop) -> Result<(), Refusal> {
-        let missing =
-            || Refusal::new(404, codes::NEXT_HOP_NOT_FOUND, "The specified next hop id does not exist.");
         if !NEXT_HOP_TYPES.contains(&hop.kind.as_str()) {
-            return Err(Refusal::new(400, "InvalidNextHopType", "The specified NextHopType is not valid."));
+            return Err(Refusal::new(
+                400,
+                "InvalidNextHopType",
+                "Specified parameter \"NextHopType\" is not valid.",
+            ));
         }
         let home = match hop.kind.as_str() {
-            "Instance" => &self.instances.get(&hop.id).ok_or_else(missing)?.vpc,
+            "Instance" => {
+                if !hop.id.starts_with("i-") {
+                    return Err(Refusal::new(
+                        400,
+                        "IllegalParam.NextHopId",
+                        "Instance not exists or not vpc vm.",
+                    ));
+                }
+                let instance = self.instances.get(&hop.id).ok_or_else(|| {
+                    Refusal::new(404, codes::INSTANCE_NOT_FOUND, "Specified instance does not exist.")
+                })?;
+                &instance.vpc
+            }
             "NetworkInterface" => {
-                &self
-                    .instances
-                    .values()
-                    .find(|instance| instance.interfaces.iter().any(|interface| interface.id == hop.id))
-                    .ok_or_else(missing)?
-                    .vpc
+                let (instance, _) = self.interface(&hop.id).ok_or_else(|| {
+                    Refusal::new(404, codes::NEXT_HOP_NOT_FOUND, "Specified next hop does not exist.")
+                })?;
+                &instance.vpc
             }
             _ => self
                 .vpcs
@@ -139,7 +164,9 @@ impl Cloud {
                     vpc.gateways.iter().any(|known| known.kind == hop.kind && known.id == hop.id)
                 })
                 .map(|(id, _)| id)
-                .ok_or_else(missing)?,
+                .ok_or_else(|| {
+                    Refusal::new(400, "InvalidNextHop.NotFound", "Specified next hop does not exist.")
+                })?,
         };
         if home == vpc {
             Ok(())
@@ -147,7 +174,7 @@ impl Cloud {
             Err(Refusal::new(
                 404,
                 "OperationFailed.InstanceDismatchCurrentVpc",
-                "The next hop does not belong to the VPC of the route table.",
+                "The specified instance does not exist in current vpc.",
             ))
         }
     }
@@ -155,47 +182,100 @@ impl Cloud {
     /// The checks against what the table holds now.
     fn check_room(&self, wanted: &Wanted<'_>) -> Result<(), Refusal> {
         let table = self.table(wanted.table)?;
+        let destination = wanted.destination.net();
         if let Some(existing) =
-            table.by_destination.get(&wanted.destination).and_then(|sequence| table.entries.get(sequence))
+            table.by_destination.get(&destination).and_then(|sequence| table.entries.get(sequence))
         {
-            // One on its way out will make room; one on its way in will not.
-            return Err(if existing.status == EntryStatus::Deleting {
-                Refusal::unstable()
-            } else {
-                Refusal::duplicate()
+            return Err(match existing.kind {
+                // One on its way out will make room; one on its way in will not.
+                EntryKind::Custom if existing.status == EntryStatus::Deleting => Refusal::unstable(),
+                EntryKind::Custom => Refusal::duplicate(),
+                EntryKind::System => {
+                    Refusal::new(400, codes::ENTRY_DUPLICATE, "The route entry already exist.")
+                }
+                EntryKind::Bgp | EntryKind::Cen | EntryKind::Ecr => {
+                    Refusal::new(400, codes::ROUTE_CONFLICT, "Route conflict exists in routing table.")
+                }
             });
         }
-        if self.used(table) >= table.quota { Err(Refusal::quota()) } else { Ok(()) }
+        if table.prefix_lists.values().flatten().any(|listed| *listed == destination) {
+            return Err(Refusal::new(
+                400,
+                "OperationFailed.CidrConflictWithPrefixList",
+                "The specified CIDR block already exists in a prefixList route entry.",
+            ));
+        }
+        self.check_quotas(table, &wanted.next_hops)
+    }
+
+    fn check_quotas(&self, table: &Table, next_hops: &[NextHop]) -> Result<(), Refusal> {
+        if self.used(table) >= table.quota {
+            return Err(Refusal::quota());
+        }
+        for (kind, quota, code, message) in [
+            (
+                "HaVip",
+                self.settings.ha_vip_quota,
+                "QuotaExceeded.HaVipRouteEntry",
+                "Vpc havip route entry quota exceed.",
+            ),
+            (
+                "VpnGateway",
+                self.settings.vpn_quota,
+                "QuotaExceeded.VpnRouteEntry",
+                "Vpn route entry quota exceeded.",
+            ),
+        ] {
+            let wanted = next_hops.iter().any(|hop| hop.kind == kind);
+            let used = || self.used_by(table, |entry| entry.next_hops.iter().any(|hop| hop.kind == kind));
+            if wanted && used() >= quota {
+                return Err(Refusal::new(400, code, message));
+            }
+        }
+        Ok(())
     }
 
     fn begin_creation(&mut self, wanted: Wanted<'_>, now: OffsetDateTime) -> Result<String, Refusal> {
         let id = self.draw_id("rte");
         let sequence = self.drawn;
-        let delay = self.entry_delay();
         let table = self.tables.get_mut(wanted.table).ok_or_else(Refusal::no_table)?;
-        table.by_destination.insert(wanted.destination, sequence);
+        let destination = wanted.destination.net();
+        table.by_destination.insert(destination, sequence);
         table.entries.insert(
             sequence,
             Entry {
                 id: id.clone(),
-                destination: wanted.destination,
+                destination,
                 next_hops: wanted.next_hops,
                 kind: EntryKind::Custom,
                 status: EntryStatus::Pending,
                 modified: now,
                 name: wanted.name,
                 description: wanted.description,
+                managed: false,
             },
         );
-        self.unsettled.insert((now + delay, sequence), wanted.table.to_owned());
-        self.revision += 1;
-        // Without a delay the entry is in force before the answer is out.
-        self.advance(now);
+        self.begin(Unsettled::Entry { table: wanted.table.to_owned(), sequence }, now);
         Ok(id)
     }
 }
 
-fn check_text(text: Option<&String>, longest: usize, code: &'static str) -> Result<(), Refusal> {
+/// Refuses a list that names a next hop twice.
+fn check_distinct(next_hops: &[NextHop]) -> Result<(), Refusal> {
+    let distinct: BTreeSet<&str> = next_hops.iter().map(|hop| hop.id.as_str()).collect();
+    if distinct.len() == next_hops.len() {
+        Ok(())
+    } else {
+        Err(Refusal::new(400, "Duplicated.VpcNextHop", "Route entry nexthop duplicate."))
+    }
+}
+
+/// Refuses a name or a description that is too long or looks like an address on the web.
+pub(in super::super) fn check_text(
+    text: Option<&String>,
+    longest: usize,
+    code: &'static str,
+) -> Result<(), Refusal> {
     let valid = text.is_none_or(|text| {
         text.chars().count() <= longest && !text.starts_with("http://") && !text.starts_with("https://")
     });
@@ -219,12 +299,12 @@ fn read_next_hops(request: &vpc::CreateRouteEntry) -> Result<Vec<NextHop>, Refus
         (Some(_), [_, ..]) => Err(Refusal::new(
             400,
             "InvalidNexthopTypeAndList.BothNotNull",
-            "NextHopType and NextHopList cannot be both specified.",
+            "both nexthopType and nextHopList are not null.",
         )),
         (None, []) => Err(Refusal::new(
             400,
             "InvalidNexthopTypeAndList.BothNull",
-            "NextHopType and NextHopList cannot be both empty.",
+            "both nexthopType and nextHopList are null.",
         )),
         (Some(id), []) => Ok(vec![NextHop::new(kind(request.next_hop_type.as_ref()), id)]),
         (None, list) if (2..=16).contains(&list.len()) => list
@@ -240,9 +320,11 @@ fn read_next_hops(request: &vpc::CreateRouteEntry) -> Result<Vec<NextHop>, Refus
                 })
             })
             .collect(),
-        (None, _) => {
-            Err(Refusal::new(400, "InvalidNexthopListSize", "The size of NextHopList must be 2 to 16."))
-        }
+        (None, _) => Err(Refusal::new(
+            400,
+            "InvalidNexthopListSize",
+            "nexthop size is illegal. Must be between 2 and 16.",
+        )),
     }
 }
 
@@ -257,22 +339,6 @@ impl Answers for vpc::CreateRouteEntry {
         request_id: &str,
         now: OffsetDateTime,
     ) -> Result<Self::Answer, ApiError> {
-        let answer = |id: &str| vpc::CreateRouteEntryAnswer {
-            request_id: request_id.to_owned(),
-            route_entry_id: id.to_owned(),
-        };
-        let params = self.to_params();
-        if let Some(known) = self.client_token.as_ref().and_then(|token| cloud.client_tokens.get(token)) {
-            return if known.params == params {
-                Ok(answer(&known.entry))
-            } else {
-                Err(ApiError::new(
-                    400,
-                    "IdempotentParameterMismatch",
-                    "The specified ClientToken was used with other parameters.",
-                ))
-            };
-        }
         let next_hops = read_next_hops(&self)?;
         let wanted = cloud.check_new(
             &self.route_table_id,
@@ -282,6 +348,9 @@ impl Answers for vpc::CreateRouteEntry {
             self.description.as_ref(),
             false,
         )?;
+        if cloud.modifying(&self.route_table_id) {
+            return Err(Refusal::unstable().into());
+        }
         if let Some(refusal) = cloud.busy(&self.route_table_id) {
             return Err(refusal.into());
         }
@@ -290,10 +359,7 @@ impl Answers for vpc::CreateRouteEntry {
             return Err(dry_run());
         }
         let id = cloud.begin_creation(wanted, now)?;
-        if let Some(token) = self.client_token {
-            cloud.client_tokens.insert(token, Remembered { params, entry: id.clone() });
-        }
-        Ok(answer(&id))
+        Ok(vpc::CreateRouteEntryAnswer { request_id: request_id.to_owned(), route_entry_id: id })
     }
 }
 
@@ -388,9 +454,28 @@ fn create_item(
         });
     }
     let hops = vec![NextHop::new(text(&item.next_hop_type), next_hop.clone())];
-    let created = cloud
-        .check_new(&table, &destination, hops, item.name.as_ref(), item.description.as_ref(), true)
+    let created = check_version(item.ip_version.as_deref(), &destination)
+        .and_then(|()| {
+            cloud.check_new(&table, &destination, hops, item.name.as_ref(), item.description.as_ref(), true)
+        })
         .and_then(|wanted| cloud.check_room(&wanted).map(|()| wanted))
         .and_then(|wanted| cloud.begin_creation(wanted, now));
     created.map_err(|refusal| refusal.item(&cloud.settings.batch_quota_code, "", &destination, &next_hop))
+}
+
+/// Refuses a destination of another family than the item says.
+fn check_version(version: Option<&str>, destination: &str) -> Result<(), Refusal> {
+    let fits = match version {
+        None => true,
+        Some("4") => !destination.contains(':'),
+        Some("6") => destination.contains(':'),
+        Some(_) => {
+            return Err(Refusal::new(400, "IllegalParam.IpVersion", "Param IpVersion illegal."));
+        }
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(Refusal::new(400, "IllegalParam.CidrBlock", "The specified CidrBlock is illegal."))
+    }
 }

@@ -5,10 +5,10 @@ use loden_aliyun::{ApiError, Request, codes};
 use time::OffsetDateTime;
 
 use super::super::api::Answers;
-use super::super::{Cloud, Entry};
+use super::super::{Cloud, Entry, Unsettled};
 use super::create::check_batch;
 use super::{Refusal, check_stable, read_destination, same_hops};
-use crate::topology::EntryKind;
+use crate::topology::{EntryKind, TableKind};
 
 /// An entry's place.
 struct Found {
@@ -18,6 +18,9 @@ struct Found {
 
 impl Cloud {
     fn find_by_id(&self, table: Option<&str>, id: &str) -> Result<Found, Refusal> {
+        if !id.starts_with("rte-") {
+            return Err(Refusal::new(400, "InvalidRouteEntry", "Specified routeEntry not exist."));
+        }
         self.tables
             .iter()
             .filter(|(name, _)| table.is_none_or(|table| table == name.as_str()))
@@ -25,7 +28,9 @@ impl Cloud {
                 let (sequence, _) = table.entries.iter().find(|(_, entry)| entry.id == id)?;
                 Some(Found { table: name.clone(), sequence: *sequence })
             })
-            .ok_or_else(|| Refusal::new(400, "InvalidRouteEntryId.NotFound", "Route entry not exists."))
+            .ok_or_else(|| {
+                Refusal::new(400, "InvalidRouteEntryId.NotFound", "Specified RouteEntryId does not exist.")
+            })
     }
 
     fn find_by_destination(&self, table: &str, destination: &str, hops: &[String]) -> Result<Found, Refusal> {
@@ -44,28 +49,54 @@ impl Cloud {
     }
 
     fn check_deletable(&self, found: &Found) -> Result<(), Refusal> {
+        let table = self.table(&found.table)?;
+        if table.kind == TableKind::Gateway {
+            return Err(Refusal::new(
+                400,
+                "OperationDenied.RouteTableTypeNotPermitted",
+                "The operation is not allowed because the type of route table is not permitted.",
+            ));
+        }
         let entry = self.entry(found)?;
         match entry.kind {
+            EntryKind::Custom if entry.managed => Err(Refusal::new(
+                400,
+                "OperationDenied.DeleteManagedRouteEntry",
+                "The operation is not allowed because of route entry is managed.",
+            )),
             EntryKind::Custom => check_stable(entry.status),
-            EntryKind::System => {
-                Err(Refusal::new(400, "OperationDenied", "The system route entry cannot be deleted."))
-            }
+            EntryKind::System => Err(Refusal::new(
+                400,
+                "OperationDenied",
+                "Specified operation is denied as route entry type is system.",
+            )),
             EntryKind::Bgp | EntryKind::Cen | EntryKind::Ecr => {
-                Err(Refusal::new(400, "Forbbiden", "The route entry cannot be deleted by OpenAPI."))
+                Err(Refusal::new(400, "Forbbiden", "Specified RouteEntry cannot allowed delete by openApi."))
             }
         }
     }
 
+    /// What else in the VPC is in the way of a deletion.
+    fn check_surroundings(&self, found: &Found) -> Result<(), Refusal> {
+        self.check_vpc(&self.table(&found.table)?.vpc)?;
+        if self.modifying(&found.table) {
+            // The vendor's page has this spelling for a deletion beside the right one.
+            return Err(Refusal::new(
+                400,
+                "IncorrcetRouteEntryStatus",
+                "Some route entry status blocked this operation.",
+            ));
+        }
+        self.busy(&found.table).map_or(Ok(()), Err)
+    }
+
     fn begin_deletion(&mut self, found: &Found, now: OffsetDateTime) {
-        let delay = self.entry_delay();
         if let Some(entry) =
             self.tables.get_mut(&found.table).and_then(|table| table.entries.get_mut(&found.sequence))
         {
             entry.status = EntryStatus::Deleting;
             entry.modified = now;
-            self.unsettled.insert((now + delay, found.sequence), found.table.clone());
-            self.revision += 1;
-            self.advance(now);
+            self.begin(Unsettled::Entry { table: found.table.clone(), sequence: found.sequence }, now);
         }
     }
 }
@@ -92,13 +123,24 @@ impl Answers for vpc::DeleteRouteEntry {
                         return Err(ApiError::new(
                             400,
                             "ParamExclusive.NextHopIdAndList",
-                            "NextHopId and NextHopList cannot be both specified.",
+                            "NextHopId and NextHopList cannot both be not null.",
                         ));
                     }
                     (Some(id), []) => vec![id.clone()],
                     (None, []) => {
                         cloud.table(table)?;
-                        return Err(ApiError::missing_parameter());
+                        return Err(ApiError::new(
+                            400,
+                            "InvalidNextHop",
+                            "Specified nexthop and nexthop list cannot both null.",
+                        ));
+                    }
+                    (None, list) if !(2..=16).contains(&list.len()) => {
+                        return Err(ApiError::new(
+                            400,
+                            "InvalidNextHopList.Size",
+                            "Nexthop list size should be between 2 and 16",
+                        ));
                     }
                     (None, list) => list.iter().filter_map(|hop| hop.next_hop_id.clone()).collect(),
                 };
@@ -107,9 +149,7 @@ impl Answers for vpc::DeleteRouteEntry {
             (None, ..) => return Err(ApiError::missing_parameter()),
         };
         cloud.check_deletable(&found)?;
-        if let Some(refusal) = cloud.busy(&found.table) {
-            return Err(refusal.into());
-        }
+        cloud.check_surroundings(&found)?;
         if self.dry_run == Some(true) {
             return Err(dry_run());
         }

@@ -23,7 +23,7 @@ fn illegal(code: &'static str, message: &str) -> ApiError {
 
 /// The position after which a page starts.
 fn read_token(token: &str, filters: &str, lifetime: u64, now: OffsetDateTime) -> Result<u64, ApiError> {
-    let wrong = || illegal("IllegalParam.NextToken", "The specified NextToken is not valid.");
+    let wrong = || illegal("IllegalParam.NextToken", "User nextToken is illegal.");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
     let text = String::from_utf8(bytes).map_err(|_| wrong())?;
     let mut parts = text.splitn(3, '/');
@@ -34,7 +34,10 @@ fn read_token(token: &str, filters: &str, lifetime: u64, now: OffsetDateTime) ->
     }
     let age = now.unix_timestamp() - i64::try_from(issued).map_err(|_| wrong())?;
     if age > i64::try_from(lifetime).unwrap_or(i64::MAX) {
-        return Err(illegal("IllegalParam.NextTokenExpired", "The specified NextToken is expired."));
+        return Err(illegal(
+            "IllegalParam.NextTokenExpired",
+            "The parameter of NextTokenExpired is illegal.",
+        ));
     }
     Ok(position)
 }
@@ -80,18 +83,21 @@ impl Cloud {
     fn check_filters(&self, request: &vpc::DescribeRouteEntryList, table: &Table) -> Result<(), ApiError> {
         let kind = request.route_entry_type.as_deref();
         if kind.is_some_and(|kind| !matches!(kind, "Custom" | "System" | "BGP" | "CEN" | "ECR")) {
-            return Err(illegal("IllegalParam.RouteEntryType", "The specified RouteEntryType is not valid."));
+            return Err(illegal(
+                "IllegalParam.RouteEntryType",
+                "The parameter of RouteEntryType is illegal.",
+            ));
         }
         if request.ip_version.as_deref().is_some_and(|version| {
             !version.eq_ignore_ascii_case("IPv4") && !version.eq_ignore_ascii_case("IPv6")
         }) {
-            return Err(illegal("IllegalParam.IpVersion", "The specified IpVersion is not valid."));
+            return Err(illegal("IllegalParam.IpVersion", "Param IpVersion illegal."));
         }
-        // Only custom entries have names.
-        if request.route_entry_name.is_some() && kind.is_some_and(|kind| kind != "Custom") {
+        let of_custom = request.route_entry_name.is_some() || request.route_entry_id.is_some();
+        if of_custom && kind.is_some_and(|kind| kind != "Custom") {
             return Err(illegal(
                 "OperationFailed.FilterParamUnderWrongRouteType",
-                "The filter parameter cannot be used with this RouteEntryType.",
+                "Operation failed because only custom type support filter by routeEntryId or routeEntryName",
             ));
         }
         if request.dest_cidr_block_list.len() > 20 {
@@ -109,7 +115,10 @@ impl Cloud {
                 || self.vpcs.values().any(|vpc| vpc.gateways.iter().any(|gateway| gateway.id == *id))
                 || table.entries.values().any(|entry| entry.next_hops.iter().any(|hop| hop.id == *id));
             if !exists {
-                return Err(illegal("InvalidNextHop.NotFound", "The specified NextHop does not exist."));
+                return Err(illegal(
+                    "InvalidNextHop.NotFound",
+                    "The specified route entry nexthop does not exist in our records.",
+                ));
             }
         }
         Ok(())
@@ -126,11 +135,11 @@ impl Answers for vpc::DescribeRouteEntryList {
         let table = cloud
             .tables
             .get(&self.route_table_id)
-            .ok_or_else(|| illegal(codes::TABLE_NOT_FOUND, "The specified route table does not exist."))?;
+            .ok_or_else(|| illegal(codes::TABLE_NOT_FOUND, "The specified RouteTable was not found."))?;
         if table.kind == TableKind::Gateway {
             return Err(illegal(
                 "OperationDenied.UseGatewayRouteEntryQueryInterface",
-                "Use the interface for gateway route entries.",
+                "Use listGatewayRouteTableEntries to describe gateway route entries.",
             ));
         }
         cloud.check_filters(&self, table)?;
