@@ -57,10 +57,10 @@ pub fn read_in(netns: &NetNs, name: &str) -> Result<Option<String>> {
     netns.run(|| read(name))?
 }
 
-/// [`write`] inside a namespace.
+/// [`write()`] inside a namespace.
 ///
 /// # Errors
-/// As [`write`], or when the namespace cannot be entered.
+/// As [`write()`], or when the namespace cannot be entered.
 pub fn write_in(netns: &NetNs, name: &str, value: &str) -> Result<()> {
     netns.run(|| write(name, value))?
 }
