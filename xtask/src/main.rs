@@ -2,8 +2,10 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
 
+mod bench;
 mod command;
 mod debian;
+mod dist;
 mod layers;
 mod test;
 mod tools;
@@ -41,6 +43,16 @@ enum Command {
     ///
     /// The kernel is fetched once and kept beside the build; nothing but qemu is installed. The console's log is `<target>/vm/console.log`.
     VmTest,
+    /// Build the binaries as they are installed, without shared libraries, into the target folder's `dist`.
+    Dist,
+    /// Measure Loden beside its peers and the kernel's floor. Needs root.
+    Bench(bench::BenchArgs),
+    /// Measure the kernel's floor alone. Needs root.
+    Floor {
+        /// Few runs: to see that it works, not to believe the figures
+        #[arg(long)]
+        quick: bool,
+    },
     /// Check that every crate depends only on layers below its own.
     Layers,
 }
@@ -60,6 +72,9 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { arguments } => demo(&arguments),
         Command::Test { tiers } => test::run(&tiers),
         Command::VmTest => vm::run(),
+        Command::Dist => dist::run(),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Floor { quick } => bench::floor(quick),
         Command::Layers => layers::check(),
     }
 }

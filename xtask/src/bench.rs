@@ -1,0 +1,192 @@
+//! `cargo xtask bench` and `cargo xtask floor`: how fast Loden is, beside its peers and beside the kernel's own floor.
+//!
+//! A figure of a shared machine means something only next to others of the same minute. So whatever is compared runs in turns (A B C
+//! A B C …), each line says median, minimum and 90th percentile with the processor time of the whole process tree, and the time that the hypervisor
+//! took away is printed with them. Everything happens in network namespaces and a directory in memory that are gone afterwards.
+
+mod idle;
+mod kernel;
+mod pods;
+mod report;
+mod stage;
+mod statistics;
+
+use crate::command::{require_root, step};
+use crate::dist::{self, Binary};
+use crate::{debian, layers};
+use anyhow::{Context, Result};
+use cargo_metadata::camino::Utf8PathBuf;
+use clap::Args;
+use report::Row;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Where the results are kept.
+const PAGE: &str = "docs/benchmarks.md";
+
+/// What to measure and how long.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Few runs and short watches: to see that it works, not to believe the figures
+    #[arg(long)]
+    quick: bool,
+    /// Write the results into docs/benchmarks.md
+    #[arg(long, conflicts_with = "quick")]
+    record: bool,
+    /// Only these parts
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What starting a process costs
+    Start,
+    /// A pod's ADD and DEL
+    Pods,
+    /// 5,000 VXLAN peers
+    Peers,
+    /// One nf_tables transaction
+    Table,
+    /// flanneld with nothing to do
+    Idle,
+    /// The binaries' sizes
+    Size,
+}
+
+/// What is measured, as built.
+pub(crate) struct Programs {
+    cni: Utf8PathBuf,
+    flanneld: Utf8PathBuf,
+    loden: Utf8PathBuf,
+    floor: Utf8PathBuf,
+    measured: Utf8PathBuf,
+    all: Vec<Binary>,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        let names = [dist::PRODUCTION, &["loden-floor", "loden-measured"]].concat();
+        let all = dist::build(&names)?;
+        let path = |name: &str| {
+            let found = all.iter().find(|binary| binary.name == name);
+            found.map(|binary| binary.path.clone()).with_context(|| format!("{name} was not built"))
+        };
+        Ok(Self {
+            cni: path("loden-cni")?,
+            flanneld: path("flanneld")?,
+            loden: path("loden")?,
+            floor: path("loden-floor")?,
+            measured: path("loden-measured")?,
+            all,
+        })
+    }
+}
+
+/// Everything, ours beside peers and floor.
+pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
+    let results = measure(arguments, false)?;
+    println!("{results}");
+    if arguments.record {
+        let page = layers::workspace_root()?.join(PAGE);
+        let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {page}"))?;
+        let text = report::replace_between_marks(&text, &results)
+            .with_context(|| format!("{page} has no marks for results"))?;
+        std::fs::write(&page, text).with_context(|| format!("cannot write {page}"))?;
+    }
+    Ok(())
+}
+
+/// The floor alone: what the kernel's part of each operation costs on this machine.
+pub(crate) fn floor(quick: bool) -> Result<()> {
+    let parts = vec![Part::Pods, Part::Peers, Part::Table];
+    println!("{}", measure(&BenchArgs { quick, record: false, parts }, true)?);
+    Ok(())
+}
+
+fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
+    require_root("measuring makes network namespaces")?;
+    debian::install(debian::TESTS)?;
+    let programs = Programs::build()?;
+    let runs = if arguments.quick { 5 } else { 40 };
+    let watch = Duration::from_secs(if arguments.quick { 6 } else { 120 });
+    let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+
+    let before = stage::ticks()?;
+    let mut rows: Vec<Row> = Vec::new();
+    if wanted(Part::Start) {
+        step("measuring: process start");
+        rows.push(pods::measure_start(&programs, runs)?);
+    }
+    if wanted(Part::Pods) {
+        step("measuring: pods");
+        rows.extend(pods::measure(&programs, runs, floor_only)?);
+    }
+    if wanted(Part::Peers) {
+        step("measuring: 5,000 vxlan peers");
+        rows.extend(kernel::measure_peers(&programs, runs, floor_only)?);
+    }
+    if wanted(Part::Table) {
+        step("measuring: nf_tables");
+        rows.extend(kernel::measure_table(&programs, runs, floor_only)?);
+    }
+    let mut out = String::new();
+    if !rows.is_empty() {
+        let _infallible =
+            writeln!(out, "{}\n{}", machine(stage::ticks()?.stolen_since(before)), report::table(&rows));
+    }
+    if wanted(Part::Idle) {
+        step("measuring: flanneld with nothing to do");
+        let before = stage::ticks()?;
+        let all = idle::measure(&programs, watch)?;
+        let stolen = stage::ticks()?.stolen_since(before);
+        let _infallible = writeln!(
+            out,
+            "flanneld with nothing to do (stolen meanwhile: {stolen:.1} %):\n\n{}",
+            idle::table(&all)
+        );
+    }
+    if wanted(Part::Size) {
+        let _infallible = writeln!(out, "{}", sizes(&programs.all)?);
+    }
+    Ok(out)
+}
+
+/// What a figure is worth: the machine, how busy it was, and what was taken away from it.
+fn machine(stolen: f64) -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel = kernel.trim();
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    format!(
+        "Virtual machine with {processors} processors, Linux {kernel}; load average at the end {load}; stolen by the hypervisor meanwhile: \
+         {stolen:.1} %.\n"
+    )
+}
+
+/// The binaries, beside the folder of Debian's plugins.
+fn sizes(all: &[Binary]) -> Result<String> {
+    let mut out = String::from("| binary | bytes | MiB | shared libraries |\n|---|---:|---:|---|\n");
+    let mut line = |name: &str, bytes: u64, libraries: &str| {
+        let hundredths = bytes.saturating_mul(100) / (1024 * 1024);
+        let _infallible = writeln!(
+            out,
+            "| {name} | {bytes} | {}.{:02} | {libraries} |",
+            hundredths / 100,
+            hundredths % 100
+        );
+    };
+    for binary in all.iter().filter(|binary| dist::PRODUCTION.contains(&binary.name)) {
+        line(binary.name, binary.bytes, "none");
+    }
+    let mut debian = (0, 0);
+    for entry in std::fs::read_dir("/usr/lib/cni").context("cannot read /usr/lib/cni")? {
+        let metadata = entry?.metadata()?;
+        debian = (debian.0 + 1, debian.1 + metadata.len());
+    }
+    line(&format!("Debian's plugins, {} files", debian.0), debian.1, "libc");
+    Ok(out)
+}
