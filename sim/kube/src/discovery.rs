@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::openapi;
 use crate::resource::Resource;
 
 /// A document that is no object of the cluster.
@@ -11,17 +12,21 @@ pub(crate) enum Document {
     Json(Value),
     /// A word for probes.
     Text(&'static str),
+    /// An OpenAPI document in protobuf.
+    Protobuf(Vec<u8>),
 }
 
-pub(crate) fn document(segments: &[&str], version: &str) -> Option<Document> {
+/// The document at a path. `accept` is what the client can read; most documents come in one form only.
+pub(crate) fn document(segments: &[&str], accept: &str, version: &str) -> Option<Document> {
     let document = match segments {
         ["healthz" | "livez" | "readyz", ..] => return Some(Document::Text("ok")),
         ["version"] => version_document(version),
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
         ["apis"] => {
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group("coordination.k8s.io")]})
+            let groups: Vec<Value> = Resource::GROUPS.into_iter().map(group).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
-        ["apis", name @ "coordination.k8s.io"] => {
+        ["apis", name] if Resource::GROUPS.contains(name) => {
             let mut group = group(name);
             if let Some(fields) = group.as_object_mut() {
                 fields.insert("kind".to_owned(), "APIGroup".into());
@@ -30,12 +35,16 @@ pub(crate) fn document(segments: &[&str], version: &str) -> Option<Document> {
             group
         }
         ["api", "v1"] => resources("", "v1"),
-        ["apis", name @ "coordination.k8s.io", "v1"] => resources(name, "coordination.k8s.io/v1"),
-        ["openapi", "v3"] => json!({"paths": {
-            "api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"},
-            "apis/coordination.k8s.io/v1": {"serverRelativeURL": "/openapi/v3/apis/coordination.k8s.io/v1"}}}),
-        ["openapi", "v3", "api", "v1"] => open_api(""),
-        ["openapi", "v3", "apis", name @ "coordination.k8s.io", "v1"] => open_api(name),
+        ["apis", name, "v1"] if Resource::GROUPS.contains(name) => resources(name, &format!("{name}/v1")),
+        ["openapi", "v2"] if accept.contains("spec.v2") => {
+            return Some(Document::Protobuf(openapi::version_2_protobuf(version)));
+        }
+        ["openapi", "v2"] => openapi::version_2(version),
+        ["openapi", "v3"] => openapi::version_3_index(),
+        ["openapi", "v3", "api", "v1"] => openapi::version_3("", version),
+        ["openapi", "v3", "apis", name, "v1"] if Resource::GROUPS.contains(name) => {
+            openapi::version_3(name, version)
+        }
         _ => return None,
     };
     Some(Document::Json(document))
@@ -62,9 +71,10 @@ fn of_group(group: &str) -> impl Iterator<Item = Resource> {
 fn resources(group: &str, version: &str) -> Value {
     let mut list = Vec::new();
     for resource in of_group(group) {
+        let categories: &[&str] = if resource.in_all() { &["all"] } else { &[] };
         list.push(json!({
             "name": resource.plural(), "singularName": resource.singular(), "namespaced": resource.namespaced(),
-            "kind": resource.kind(), "shortNames": resource.short_names(),
+            "kind": resource.kind(), "shortNames": resource.short_names(), "categories": categories,
             "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         }));
         if resource.has_status() {
@@ -75,21 +85,4 @@ fn resources(group: &str, version: &str) -> Value {
         }
     }
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": list})
-}
-
-/// As much of OpenAPI as kubectl looks for before it creates: that the server checks fields by itself.
-fn open_api(group: &str) -> Value {
-    let mut paths = serde_json::Map::new();
-    for resource in of_group(group) {
-        let root = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/v1") };
-        let namespace = if resource.namespaced() { "/namespaces/{namespace}" } else { "" };
-        let operation = json!({
-            "responses": {"200": {"description": "OK"}},
-            "parameters": [{"name": "fieldValidation", "in": "query", "schema": {"type": "string", "uniqueItems": true}}],
-            "x-kubernetes-group-version-kind": {"group": group, "version": resource.version(), "kind": resource.kind()},
-        });
-        let path = format!("{root}{namespace}/{}/{{name}}", resource.plural());
-        paths.insert(path, json!({"patch": operation, "put": operation}));
-    }
-    json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1"}, "paths": paths, "components": {}})
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::failure::Failure;
-use crate::model::{self, At, DeleteOptions, Deleted, ListOptions, Part};
+use crate::model::{self, At, DeleteOptions, Deleted, ListOptions, Part, Validation, Write};
 use crate::patch::PatchType;
 use crate::request::Verb;
 use crate::resource::Resource;
@@ -28,6 +28,17 @@ pub struct Fault {
     pub times: u32,
 }
 
+/// A write in the name of whoever holds the handle. Unknown fields are refused: nobody would see a warning.
+fn write() -> Write {
+    Write {
+        stamp: stamp(),
+        dry_run: false,
+        manager: "loden-emulator".to_owned(),
+        validation: Validation::Strict,
+        warnings: Vec::new(),
+    }
+}
+
 /// Creates, changes and reads objects by the same rules as over HTTP, without asking for a token. For kinds without a
 /// namespace the namespace is the empty string.
 #[derive(Debug, Clone)]
@@ -46,7 +57,7 @@ impl Handle {
     /// The refusal that a client would get: 409 when it exists, 422 when it is invalid.
     pub fn create(&self, resource: Resource, namespace: &str, object: Value) -> Result<Value, Failure> {
         let made =
-            self.shared.change(|store| model::create(store, resource, namespace, object, &stamp(), false));
+            self.shared.change(|store| model::create(store, resource, namespace, object, &mut write()));
         made.map(|object| Value::clone(&object))
     }
 
@@ -87,8 +98,7 @@ impl Handle {
         object: Value,
     ) -> Result<Value, Failure> {
         let key = Key::new(resource, namespace, name);
-        let made =
-            self.shared.change(|store| model::update(store, &key, Part::Main, object, &stamp(), false));
+        let made = self.shared.change(|store| model::update(store, &key, Part::Main, object, &mut write()));
         made.map(|object| Value::clone(&object))
     }
 
@@ -123,7 +133,7 @@ impl Handle {
     }
 
     fn patch_part(&self, key: &Key, part: Part, kind: PatchType, change: &Value) -> Result<Value, Failure> {
-        let made = self.shared.change(|store| model::patch(store, key, part, kind, change, false));
+        let made = self.shared.change(|store| model::patch(store, key, part, kind, change, &mut write()));
         made.map(|object| Value::clone(&object))
     }
 
@@ -134,7 +144,7 @@ impl Handle {
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) -> Result<(), Failure> {
         let key = Key::new(resource, namespace, name);
         let options = DeleteOptions::default();
-        match self.shared.change(|store| model::delete(store, &key, &options, &stamp(), false))? {
+        match self.shared.change(|store| model::delete(store, &key, &options, &write()))? {
             Deleted::Gone(_) | Deleted::Held(_) => Ok(()),
         }
     }

@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use crate::config::Token;
 use crate::discovery;
 use crate::failure::Failure;
-use crate::model::{self, DeleteOptions, Deleted, ListOptions, Part};
+use crate::model::{self, DeleteOptions, Deleted, ListOptions, Part, Write};
+use crate::openapi;
 use crate::patch::PatchType;
 use crate::representation::Representation;
 use crate::request::{Place, Query, Target, Verb, place, verb};
@@ -33,6 +34,9 @@ use crate::watch;
 
 /// The API server's own limit for bodies.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// The media type of a server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -103,9 +107,13 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Res
                 return Err(Failure::method());
             }
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-            return match discovery::document(&segments, &shared.config.version) {
+            let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+            return match discovery::document(&segments, accept.unwrap_or_default(), &shared.config.version) {
                 Some(discovery::Document::Json(document)) => Ok(json_response(200, &document)),
                 Some(discovery::Document::Text(text)) => Ok(plain_response(text)),
+                Some(discovery::Document::Protobuf(bytes)) => {
+                    Ok(response(200, openapi::PROTOBUF, full(bytes)))
+                }
                 None => Err(Failure::no_such_path()),
             };
         }
@@ -118,17 +126,21 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Res
     if let Some(failure) = shared.fault(verb, target.resource) {
         return Err(failure);
     }
-    let representation = Representation::choose(request.headers(), target.resource)?;
+    let representation = Representation::choose(request.headers(), target.resource, &query)?;
     if verb == Verb::Watch {
         return begin_watch(shared, &target, &query, representation);
     }
-    let dry_run = query.dry_run()?;
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
+    let header = |name: header::HeaderName| {
+        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let content_type = header(header::CONTENT_TYPE);
+    let mut write = Write {
+        stamp: stamp(),
+        dry_run: query.dry_run()?,
+        manager: query.manager(&header(header::USER_AGENT))?,
+        validation: query.validation()?,
+        warnings: Vec::new(),
+    };
     let body = read_body(request).await?;
     let namespace = target.namespace.clone().unwrap_or_default();
     let key = Key::new(target.resource, &namespace, target.name.as_deref().unwrap_or_default());
@@ -138,33 +150,49 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Res
         Verb::List => (200, list(shared, &target, &query, representation)?),
         Verb::Create => {
             let object = json_body(&content_type, &body)?;
-            let made = shared.change(|store| {
-                model::create(store, target.resource, &namespace, object, &stamp(), dry_run)
-            })?;
+            let made = shared
+                .change(|store| model::create(store, target.resource, &namespace, object, &mut write))?;
             (201, representation.object(&made))
         }
         Verb::Update => {
             let object = json_body(&content_type, &body)?;
             let existed = shared.store().get(&key).is_some();
-            let made = shared.change(|store| model::update(store, &key, part, object, &stamp(), dry_run))?;
+            let made = shared.change(|store| model::update(store, &key, part, object, &mut write))?;
             (if existed { 200 } else { 201 }, representation.object(&made))
+        }
+        Verb::Patch if media_type(&content_type) == APPLY => {
+            let force = query.force()?;
+            let wanted = apply_body(&body)?;
+            let (made, created) =
+                shared.change(|store| model::apply(store, &key, part, wanted, force, &write))?;
+            (if created { 201 } else { 200 }, representation.object(&made))
         }
         Verb::Patch => {
             let kind = PatchType::from_media_type(&content_type)
                 .ok_or_else(|| Failure::media_type(PatchType::ACCEPTED))?;
+            if query.flag("force")? {
+                return Err(Failure::bad_request("force may only be set for apply patch"));
+            }
             let change = parse(&body)?;
-            let made = shared.change(|store| model::patch(store, &key, part, kind, &change, dry_run))?;
+            let made = shared.change(|store| model::patch(store, &key, part, kind, &change, &mut write))?;
             (200, representation.object(&made))
         }
         Verb::Delete => {
             let options = delete_options(&body)?;
-            let outcome = shared.change(|store| model::delete(store, &key, &options, &stamp(), dry_run))?;
+            let outcome = shared.change(|store| model::delete(store, &key, &options, &write))?;
             (200, deletion(&key, &outcome, representation))
         }
-        Verb::DeleteCollection => (200, delete_many(shared, &target, &query, representation, dry_run)?),
+        Verb::DeleteCollection => (200, delete_many(shared, &target, &query, representation, &write)?),
         Verb::Watch => return Err(Failure::method()),
     };
-    Ok(json_response(code, &document))
+    let mut response = json_response(code, &document);
+    for warning in &write.warnings {
+        // A text that no header can carry is not worth failing the write for.
+        if let Ok(value) = header::HeaderValue::from_str(&format!("299 - {warning:?}")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    Ok(response)
 }
 
 /// The account behind the request; `None` when the emulator asks for no tokens.
@@ -228,9 +256,21 @@ fn parse(body: &[u8]) -> Result<Value, Failure> {
         .map_err(|error| Failure::bad_request(format!("the body is not valid JSON: {error}")))
 }
 
+fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// The media type says YAML; clients send the JSON that is YAML, too.
+fn apply_body(body: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::bad_request(format!(
+            "error decoding YAML: {error} (this server reads only YAML that is JSON)"
+        ))
+    })
+}
+
 fn json_body(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if !matches!(media_type, "" | "application/json") {
+    if !matches!(media_type(content_type), "" | "application/json") {
         return Err(Failure::media_type("application/json"));
     }
     parse(body)
@@ -283,7 +323,7 @@ fn delete_many(
     target: &Target,
     query: &Query,
     representation: Representation,
-    dry_run: bool,
+    write: &Write,
 ) -> Result<Value, Failure> {
     let selector =
         Selector::parse(target.resource, query.text("labelSelector"), query.text("fieldSelector"))?;
@@ -295,7 +335,7 @@ fn delete_many(
         for object in &page.items {
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let key = Key::new(target.resource, text("/metadata/namespace"), text("/metadata/name"));
-            match model::delete(store, &key, &DeleteOptions::default(), &stamp(), dry_run) {
+            match model::delete(store, &key, &DeleteOptions::default(), write) {
                 // Another one may have gone along with an earlier one of the list.
                 Ok(_) | Err(Failure { code: 404, .. }) => {}
                 Err(failure) => return Err(failure),

@@ -13,16 +13,20 @@
 //! believe in nodes that are gone.
 
 mod config;
+mod defaults;
 mod discovery;
 mod failure;
 mod handle;
 mod http;
 mod model;
+mod openapi;
+mod ownership;
 mod patch;
 mod representation;
 mod request;
 mod resource;
 mod rules;
+mod schema;
 mod selector;
 mod shared;
 mod store;

@@ -1,17 +1,28 @@
 use super::*;
 
-fn stamp(number: u32) -> Stamp {
-    Stamp {
+fn write(number: u32) -> Write {
+    let stamp = Stamp {
         now: "2026-01-01T00:00:00Z".to_owned(),
         uid: format!("uid-{number}"),
         suffix: format!("x{number:04}"),
+    };
+    Write {
+        stamp,
+        dry_run: false,
+        manager: "tester".to_owned(),
+        validation: Validation::Warn,
+        warnings: Vec::new(),
     }
+}
+
+fn dry_run(number: u32) -> Write {
+    Write { dry_run: true, ..write(number) }
 }
 
 fn store() -> Store {
     let mut store = Store::new(0, 100);
     for name in ["default", "kube-system"] {
-        create(&mut store, Resource::Namespaces, "", json!({"metadata": {"name": name}}), &stamp(0), false)
+        create(&mut store, Resource::Namespaces, "", json!({"metadata": {"name": name}}), &mut write(0))
             .unwrap();
     }
     store
@@ -22,11 +33,11 @@ fn node(name: &str) -> Key {
 }
 
 fn make(store: &mut Store, body: Value) -> Arc<Value> {
-    create(store, Resource::Nodes, "", body, &stamp(1), false).unwrap()
+    create(store, Resource::Nodes, "", body, &mut write(1)).unwrap()
 }
 
 fn strategic(store: &mut Store, part: Part, change: Value) -> Result<Arc<Value>, Failure> {
-    patch(store, &node("n1"), part, PatchType::Strategic, &change, false)
+    patch(store, &node("n1"), part, PatchType::Strategic, &change, &mut write(1))
 }
 
 #[test]
@@ -79,10 +90,10 @@ fn create_refuses_what_the_server_refuses() {
             json!({"metadata": {"name": "l"}, "spec": {"leaseDurationSeconds": 0}}),
             422,
         ),
-        (Resource::Leases, "default", json!({"metadata": {"name": "l"}, "spec": {"renewTime": "noon"}}), 422),
+        (Resource::Leases, "default", json!({"metadata": {"name": "l"}, "spec": {"renewTime": "noon"}}), 400),
         (Resource::ConfigMaps, "default", json!({"metadata": {"name": "c"}, "data": {"a": 1}}), 400),
     ] {
-        let refused = create(&mut store, resource, namespace, body.clone(), &stamp(2), false).unwrap_err();
+        let refused = create(&mut store, resource, namespace, body.clone(), &mut write(2)).unwrap_err();
         assert_eq!(refused.code, code, "{body}: {refused}");
         assert_eq!(refused.to_status()["code"], code);
     }
@@ -162,14 +173,11 @@ fn versions_and_uids_guard_writes() {
         assert_eq!(strategic(&mut store, Part::Main, change.clone()).unwrap_err().code, 409, "{change}");
     }
     let stale = json!({"metadata": {"name": "n1", "resourceVersion": old}});
-    assert_eq!(update(&mut store, &node("n1"), Part::Main, stale, &stamp(2), false).unwrap_err().code, 409);
+    assert_eq!(update(&mut store, &node("n1"), Part::Main, stale, &mut write(2)).unwrap_err().code, 409);
     let misnamed = json!({"metadata": {"name": "n2"}});
-    assert_eq!(
-        update(&mut store, &node("n1"), Part::Main, misnamed, &stamp(2), false).unwrap_err().code,
-        400
-    );
+    assert_eq!(update(&mut store, &node("n1"), Part::Main, misnamed, &mut write(2)).unwrap_err().code, 400);
     let absent = json!({"metadata": {"name": "n9"}});
-    assert_eq!(update(&mut store, &node("n9"), Part::Main, absent, &stamp(2), false).unwrap_err().code, 404);
+    assert_eq!(update(&mut store, &node("n9"), Part::Main, absent, &mut write(2)).unwrap_err().code, 404);
 }
 
 #[test]
@@ -177,8 +185,8 @@ fn a_lease_may_be_created_by_put_but_not_updated_blindly() {
     let mut store = store();
     let key = Key::new(Resource::Leases, "default", "l");
     let body = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "a"}});
-    update(&mut store, &key, Part::Main, body.clone(), &stamp(3), false).unwrap();
-    assert_eq!(update(&mut store, &key, Part::Main, body, &stamp(3), false).unwrap_err().code, 422);
+    update(&mut store, &key, Part::Main, body.clone(), &mut write(3)).unwrap();
+    assert_eq!(update(&mut store, &key, Part::Main, body, &mut write(3)).unwrap_err().code, 422);
 }
 
 #[test]
@@ -195,17 +203,17 @@ fn a_dry_run_keeps_nothing() {
     let mut store = store();
     make(&mut store, json!({"metadata": {"name": "n1"}}));
     let before = store.revision();
-    create(&mut store, Resource::Nodes, "", json!({"metadata": {"name": "n2"}}), &stamp(4), true).unwrap();
+    create(&mut store, Resource::Nodes, "", json!({"metadata": {"name": "n2"}}), &mut dry_run(4)).unwrap();
     patch(
         &mut store,
         &node("n1"),
         Part::Main,
         PatchType::Merge,
         &json!({"metadata": {"labels": {"a": "1"}}}),
-        true,
+        &mut dry_run(4),
     )
     .unwrap();
-    delete(&mut store, &node("n1"), &DeleteOptions::default(), &stamp(4), true).unwrap();
+    delete(&mut store, &node("n1"), &DeleteOptions::default(), &dry_run(4)).unwrap();
     assert_eq!(store.revision(), before);
 }
 
@@ -213,7 +221,7 @@ fn a_dry_run_keeps_nothing() {
 fn finalizers_hold_an_object_until_the_last_is_gone() {
     let mut store = store();
     make(&mut store, json!({"metadata": {"name": "n1", "finalizers": ["a/b"]}}));
-    let held = delete(&mut store, &node("n1"), &DeleteOptions::default(), &stamp(5), false).unwrap();
+    let held = delete(&mut store, &node("n1"), &DeleteOptions::default(), &write(5)).unwrap();
     assert!(
         matches!(held, Deleted::Held(object) if object["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:00Z")
     );
@@ -224,7 +232,7 @@ fn finalizers_hold_an_object_until_the_last_is_gone() {
         Part::Main,
         PatchType::Merge,
         &json!({"metadata": {"finalizers": null}}),
-        false,
+        &mut write(5),
     )
     .unwrap();
     assert!(store.get(&node("n1")).is_none());
@@ -235,30 +243,27 @@ fn delete_obeys_its_preconditions() {
     let mut store = store();
     make(&mut store, json!({"metadata": {"name": "n1"}}));
     let wrong = DeleteOptions { uid: Some("other".to_owned()), resource_version: None };
-    assert_eq!(delete(&mut store, &node("n1"), &wrong, &stamp(6), false).unwrap_err().code, 409);
+    assert_eq!(delete(&mut store, &node("n1"), &wrong, &write(6)).unwrap_err().code, 409);
     let wrong = DeleteOptions { uid: None, resource_version: Some("1".to_owned()) };
-    assert_eq!(delete(&mut store, &node("n1"), &wrong, &stamp(6), false).unwrap_err().code, 409);
+    assert_eq!(delete(&mut store, &node("n1"), &wrong, &write(6)).unwrap_err().code, 409);
     let right = DeleteOptions { uid: Some("uid-1".to_owned()), resource_version: None };
-    assert!(matches!(delete(&mut store, &node("n1"), &right, &stamp(6), false), Ok(Deleted::Gone(_))));
-    assert_eq!(delete(&mut store, &node("n1"), &right, &stamp(6), false).unwrap_err().code, 404);
+    assert!(matches!(delete(&mut store, &node("n1"), &right, &write(6)), Ok(Deleted::Gone(_))));
+    assert_eq!(delete(&mut store, &node("n1"), &right, &write(6)).unwrap_err().code, 404);
 }
 
 #[test]
 fn a_namespace_takes_its_content_along() {
     let mut store = store();
-    create(&mut store, Resource::Namespaces, "", json!({"metadata": {"name": "a"}}), &stamp(7), false)
-        .unwrap();
-    create(&mut store, Resource::ConfigMaps, "a", json!({"metadata": {"name": "c"}}), &stamp(7), false)
-        .unwrap();
-    delete(&mut store, &Key::new(Resource::Namespaces, "", "a"), &DeleteOptions::default(), &stamp(7), false)
+    create(&mut store, Resource::Namespaces, "", json!({"metadata": {"name": "a"}}), &mut write(7)).unwrap();
+    create(&mut store, Resource::ConfigMaps, "a", json!({"metadata": {"name": "c"}}), &mut write(7)).unwrap();
+    delete(&mut store, &Key::new(Resource::Namespaces, "", "a"), &DeleteOptions::default(), &write(7))
         .unwrap();
     assert_eq!(store.list(Resource::ConfigMaps, None).count(), 0);
     let kept = delete(
         &mut store,
         &Key::new(Resource::Namespaces, "", "default"),
         &DeleteOptions::default(),
-        &stamp(7),
-        false,
+        &write(7),
     );
     assert_eq!(kept.unwrap_err().code, 403);
 }
@@ -275,7 +280,7 @@ fn pages_show_one_moment_whatever_happens_meanwhile() {
     }
     let first = page(&store, At::Latest, Some(2), None).unwrap();
     assert_eq!((first.items.len(), first.remaining), (2, 3));
-    delete(&mut store, &node("d"), &DeleteOptions::default(), &stamp(8), false).unwrap();
+    delete(&mut store, &node("d"), &DeleteOptions::default(), &write(8)).unwrap();
     make(&mut store, json!({"metadata": {"name": "cc"}}));
     let mut names = Vec::new();
     let mut from = first.next.clone();

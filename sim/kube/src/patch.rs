@@ -1,4 +1,4 @@
-//! The three ways to patch an object: JSON patch (RFC 6902), JSON merge patch (RFC 7386), strategic merge patch.
+//! Three ways to patch an object: JSON patch (RFC 6902), JSON merge patch (RFC 7386), strategic merge patch.
 //!
 //! Strategic merge is Kubernetes' own: lists of objects merge item by item where the API type names a merge key, and
 //! directives (`$patch`, `$setElementOrder/…`, `$deleteFromPrimitiveList/…`, `$retainKeys`) say what merging cannot.
@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::resource::Resource;
+use crate::schema::{self, Merge, Type};
 
 /// A kind of patch, by its media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +21,7 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    pub(crate) const ACCEPTED: &'static str =
-        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    pub(crate) const ACCEPTED: &'static str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
     pub(crate) fn from_media_type(text: &str) -> Option<Self> {
         match text.split(';').next().unwrap_or_default().trim() {
@@ -50,7 +50,7 @@ pub(crate) fn apply(
             let (Value::Object(target), Value::Object(patch)) = (object.clone(), patch) else {
                 return Err(Failure::bad_request("the patch must be a JSON object"));
             };
-            strategic_map(resource, &mut Vec::new(), target, patch).map(Value::Object)
+            strategic_map(Some(&schema::of(resource)), target, patch).map(Value::Object)
         }
     }
 }
@@ -83,38 +83,13 @@ enum ListRule {
     Key(&'static str),
 }
 
-/// The `patchStrategy` and `patchMergeKey` of the API types (`k8s.io/api/core/v1/types.go` and
-/// `apimachinery/pkg/apis/meta/v1/types.go`). `path` names fields only: items of a list add nothing to it.
-fn list_rule(resource: Resource, path: &[String]) -> ListRule {
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
-    match (resource, path.as_slice()) {
-        (_, ["metadata", "ownerReferences"]) => ListRule::Key("uid"),
-        (_, ["metadata", "finalizers"]) | (Resource::Nodes, ["spec", "podCIDRs"]) => ListRule::Union,
-        (Resource::Nodes, ["status", "conditions" | "addresses"])
-        | (Resource::Pods | Resource::Namespaces, ["status", "conditions"]) => ListRule::Key("type"),
-        (Resource::Pods, ["status", "podIPs" | "hostIPs"] | ["spec", "hostAliases"]) => ListRule::Key("ip"),
-        (
-            Resource::Pods,
-            [
-                "spec",
-                "containers"
-                | "initContainers"
-                | "ephemeralContainers"
-                | "volumes"
-                | "imagePullSecrets"
-                | "resourceClaims"
-                | "schedulingGates",
-            ],
-        ) => ListRule::Key("name"),
-        (Resource::Pods, ["spec", "topologySpreadConstraints"]) => ListRule::Key("topologyKey"),
-        (Resource::Pods, ["spec", "containers" | "initContainers" | "ephemeralContainers", field]) => {
-            match *field {
-                "env" => ListRule::Key("name"),
-                "ports" => ListRule::Key("containerPort"),
-                "volumeMounts" => ListRule::Key("mountPath"),
-                "volumeDevices" => ListRule::Key("devicePath"),
-                _ => ListRule::Replace,
-            }
+/// The `patchStrategy` and `patchMergeKey` of a field. They agree with what server-side apply knows of it, but for that a
+/// strategic merge knows one key only.
+fn list_rule(of: Option<&Type>) -> ListRule {
+    match of {
+        Some(Type::List { merge: Merge::Set, .. }) => ListRule::Union,
+        Some(Type::List { merge: Merge::Keyed(keys), .. }) => {
+            keys.first().map_or(ListRule::Replace, |key| ListRule::Key(key))
         }
         _ => ListRule::Replace,
     }
@@ -124,8 +99,7 @@ const ORDER: &str = "$setElementOrder/";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 
 fn strategic_map(
-    resource: Resource,
-    path: &mut Vec<String>,
+    of: Option<&Type>,
     mut target: Map<String, Value>,
     patch: &Map<String, Value>,
 ) -> Result<Map<String, Value>, Failure> {
@@ -169,7 +143,7 @@ fn strategic_map(
             target.remove(name);
             continue;
         }
-        path.push(name.clone());
+        let field = of.and_then(|of| of.field(name));
         let before = target.remove(name);
         let after = match change {
             Value::Object(change) => {
@@ -177,18 +151,17 @@ fn strategic_map(
                     Some(Value::Object(before)) => before,
                     _ => Map::new(),
                 };
-                strategic_map(resource, path, before, change).map(Value::Object)
+                strategic_map(field, before, change).map(Value::Object)
             }
             Value::Array(change) => {
                 let before = match before {
                     Some(Value::Array(before)) => before,
                     _ => Vec::new(),
                 };
-                strategic_list(resource, path, before, change).map(Value::Array)
+                strategic_list(field, name, before, change).map(Value::Array)
             }
             plain => Ok(plain.clone()),
         };
-        path.pop();
         target.insert(name.clone(), after?);
     }
     for (name, order) in patch {
@@ -196,9 +169,7 @@ fn strategic_map(
         let Some(order) = order.as_array() else {
             return Err(Failure::bad_request(format!("invalid patch format of {name}: must be a list")));
         };
-        path.push(field.to_owned());
-        let how = list_rule(resource, path);
-        path.pop();
+        let how = list_rule(of.and_then(|of| of.field(field)));
         if let Some(list) = target.get_mut(field).and_then(Value::as_array_mut) {
             reorder(how, list, order);
         }
@@ -211,12 +182,16 @@ fn owned((name, value): (&String, &Value)) -> (String, Value) {
 }
 
 fn strategic_list(
-    resource: Resource,
-    path: &mut Vec<String>,
+    of: Option<&Type>,
+    name: &str,
     mut target: Vec<Value>,
     patch: &[Value],
 ) -> Result<Vec<Value>, Failure> {
-    match list_rule(resource, path) {
+    let item_type = match of {
+        Some(Type::List { of, .. }) => Some(of.as_ref()),
+        _ => None,
+    };
+    match list_rule(of) {
         ListRule::Replace => Ok(patch.iter().map(without_nulls).collect()),
         ListRule::Union => {
             for value in patch {
@@ -234,7 +209,7 @@ fn strategic_list(
             }
             for item in patch {
                 let Value::Object(change) = item else {
-                    return Err(Failure::bad_request(format!("{}: items must be objects", path.join("."))));
+                    return Err(Failure::bad_request(format!("{name}: items must be objects")));
                 };
                 let Some(identity) = change.get(key) else {
                     return Err(Failure::bad_request(format!(
@@ -250,7 +225,7 @@ fn strategic_list(
                     Some(Value::Object(before)) => before.clone(),
                     _ => Map::new(),
                 };
-                let after = Value::Object(strategic_map(resource, path, before, change)?);
+                let after = Value::Object(strategic_map(item_type, before, change)?);
                 match place.and_then(|at| target.get_mut(at)) {
                     Some(slot) => *slot = after,
                     None => target.push(after),

@@ -5,14 +5,16 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::model::Page;
+use crate::request::Query;
 use crate::resource::Resource;
-use crate::table;
+use crate::table::{self, Include, metadata_only};
 
 /// The shape of answers to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Representation {
     resource: Resource,
     shape: Shape,
+    include: Include,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,15 @@ enum Shape {
 
 impl Representation {
     /// The first of the accepted media types that can be served.
-    pub(crate) fn choose(headers: &HeaderMap, resource: Resource) -> Result<Self, Failure> {
+    pub(crate) fn choose(headers: &HeaderMap, resource: Resource, query: &Query) -> Result<Self, Failure> {
+        let include = match query.text("includeObject") {
+            "" | "Metadata" => Include::Metadata,
+            "None" => Include::Nothing,
+            "Object" => Include::Whole,
+            other => {
+                return Err(Failure::bad_request(format!("unrecognized includeObject value: {other:?}")));
+            }
+        };
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut asked = false;
         for clause in
@@ -47,23 +57,39 @@ impl Representation {
                 ) => Shape::Metadata,
                 _ => continue,
             };
-            return Ok(Self { resource, shape });
+            return Ok(Self { resource, shape, include });
         }
-        if asked { Err(Failure::not_acceptable()) } else { Ok(Self { resource, shape: Shape::Whole }) }
+        if asked {
+            Err(Failure::not_acceptable())
+        } else {
+            Ok(Self { resource, shape: Shape::Whole, include })
+        }
     }
 
     pub(crate) fn object(self, object: &Value) -> Value {
         match self.shape {
             Shape::Whole => object.clone(),
             Shape::Metadata => metadata_only(object),
-            Shape::Table => table::table(self.resource, [object].into_iter(), true, &json!({})),
+            Shape::Table => table::table(
+                self.resource,
+                [object].into_iter(),
+                self.include,
+                true,
+                &object_metadata(object),
+            ),
         }
     }
 
     /// An object inside a watch: only the first table of a stream tells the columns.
     pub(crate) fn event(self, object: &Value, first: bool) -> Value {
         match self.shape {
-            Shape::Table => table::table(self.resource, [object].into_iter(), first, &json!({})),
+            Shape::Table => table::table(
+                self.resource,
+                [object].into_iter(),
+                self.include,
+                first,
+                &object_metadata(object),
+            ),
             _ => self.object(object),
         }
     }
@@ -89,9 +115,13 @@ impl Representation {
                 "meta.k8s.io/v1",
                 page.items.iter().map(|item| metadata_only(item)).collect(),
             ),
-            Shape::Table => {
-                table::table(self.resource, page.items.iter().map(AsRef::as_ref), true, &metadata)
-            }
+            Shape::Table => table::table(
+                self.resource,
+                page.items.iter().map(AsRef::as_ref),
+                self.include,
+                true,
+                &metadata,
+            ),
         }
     }
 
@@ -110,9 +140,9 @@ impl Representation {
     }
 }
 
-fn metadata_only(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
-        "metadata": object.get("metadata").cloned().unwrap_or_default()})
+/// A table of one object is of that object's version.
+fn object_metadata(object: &Value) -> Value {
+    json!({"resourceVersion": object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default()})
 }
 
 #[cfg(test)]
@@ -122,7 +152,7 @@ mod tests {
     fn shape(accept: &str) -> Option<Shape> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        Representation::choose(&headers, Resource::Nodes).ok().map(|chosen| chosen.shape)
+        Representation::choose(&headers, Resource::Nodes, &Query::default()).ok().map(|chosen| chosen.shape)
     }
 
     #[test]
@@ -144,6 +174,9 @@ mod tests {
             Some(Shape::Metadata)
         );
         assert_eq!(shape("application/vnd.kubernetes.protobuf"), None);
-        assert_eq!(Representation::choose(&HeaderMap::new(), Resource::Nodes).unwrap().shape, Shape::Whole);
+        assert_eq!(
+            Representation::choose(&HeaderMap::new(), Resource::Nodes, &Query::default()).unwrap().shape,
+            Shape::Whole
+        );
     }
 }

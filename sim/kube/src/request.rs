@@ -6,7 +6,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::failure::Failure;
-use crate::model::{At, Continue, ListOptions};
+use crate::model::{At, Continue, ListOptions, Validation};
 use crate::resource::Resource;
 
 /// What is done to an object, as roles spell it.
@@ -177,6 +177,42 @@ impl Query {
         }
     }
 
+    /// What becomes of unknown fields.
+    pub(crate) fn validation(&self) -> Result<Validation, Failure> {
+        match self.text("fieldValidation") {
+            "" => Ok(Validation::default()),
+            "Ignore" => Ok(Validation::Ignore),
+            "Warn" => Ok(Validation::Warn),
+            "Strict" => Ok(Validation::Strict),
+            other => Err(invalid_option(
+                "fieldValidation",
+                &format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""),
+            )),
+        }
+    }
+
+    /// In whose name a write is: the field manager, or else what the client calls itself.
+    pub(crate) fn manager(&self, user_agent: &str) -> Result<String, Failure> {
+        let given = self.text("fieldManager");
+        if given.chars().count() > 128 || given.chars().any(char::is_control) {
+            let rule = format!("Invalid value: {given:?}: may not be longer than 128 printable characters");
+            return Err(invalid_option("fieldManager", &rule));
+        }
+        if !given.is_empty() {
+            return Ok(given.to_owned());
+        }
+        let program = user_agent.split('/').next().unwrap_or_default();
+        Ok(program.chars().take(128).collect())
+    }
+
+    /// The options of a server-side apply: who wants it, and whether fields may be taken from others.
+    pub(crate) fn force(&self) -> Result<bool, Failure> {
+        if self.text("fieldManager").is_empty() {
+            return Err(invalid_option("fieldManager", "Required value: is required for apply patch"));
+        }
+        self.flag("force")
+    }
+
     /// Version, limit and token of a list, by the rules of the API for each combination of `resourceVersion` and
     /// `resourceVersionMatch`.
     pub(crate) fn list_options(&self) -> Result<ListOptions, Failure> {
@@ -273,11 +309,13 @@ mod tests {
         assert!(matches!(place("/version"), Ok(Place::Document(_))));
         assert!(matches!(place("/apis/coordination.k8s.io/v1"), Ok(Place::Document(_))));
         for path in [
-            "/api/v1/secrets",
+            "/api/v1/services",
             "/api/v2/nodes",
             "/api/v1/pods/p",
             "/api/v1/nodes/n/log",
-            "/apis/apps/v1/deployments",
+            "/apis/apps/v1/statefulsets",
+            "/apis/apps/v1beta1/deployments",
+            "/apis/apps/v1/nodes",
             "/api/v1/namespaces/a/nodes/n",
             "/api/v1/nodes//status",
         ] {

@@ -1,15 +1,17 @@
-//! What an object of each kind must look like: decoding, defaults, validation, and what may not change.
+//! What an object of each kind must look like: decoding, validation, and what may not change.
 //!
-//! Only rules that a client of ours can run into are here, worded as the API server words them; fields that nobody
-//! reads are stored as they come.
+//! The types of all fields are checked; of the rules beyond types only those are here that a client can run into who
+//! works with a cluster's network, worded as the API server words them.
 
 use serde_json::{Value, json};
 
 use crate::failure::{Broken, Failure};
 use crate::resource::Resource;
+use crate::schema;
 
-/// Checks the shape that the API's types demand of any object and fills in kind and version.
-pub(crate) fn decode(resource: Resource, mut object: Value) -> Result<Value, Failure> {
+/// Brings an object into the shape that the API's types demand and fills in kind and version. Returns the paths of the
+/// fields that the API does not know, which are gone.
+pub(crate) fn decode(resource: Resource, mut object: Value) -> Result<(Value, Vec<String>), Failure> {
     let Some(fields) = object.as_object_mut() else {
         return Err(Failure::bad_request("the object provided is unrecognized (must be of type object)"));
     };
@@ -27,186 +29,18 @@ pub(crate) fn decode(resource: Resource, mut object: Value) -> Result<Value, Fai
         }
         fields.insert(field.to_owned(), wanted.into());
     }
-    let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
-    if metadata.is_null() {
-        *metadata = json!({});
+    let unknown = schema::decode(&schema::of(resource), &mut object)
+        .map_err(|misfit| undecodable(resource, &misfit.message))?;
+    if let Some(fields) = object.as_object_mut() {
+        fields.entry("metadata").or_insert_with(|| json!({}));
     }
-    let undecodable = |field: &str, wanted: &str| {
-        let kind = resource.kind();
-        let version = resource.version();
-        let why = format!("json: cannot unmarshal into Go struct field .{field} of type {wanted}");
-        Failure::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
-    };
-    let Some(metadata) = metadata.as_object_mut() else {
-        return Err(undecodable("metadata", "v1.ObjectMeta"));
-    };
-    metadata.retain(|_, value| !value.is_null());
-    for field in [
-        "name",
-        "generateName",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "deletionTimestamp",
-        "creationTimestamp",
-    ] {
-        if metadata.get(field).is_some_and(|value| !value.is_string()) {
-            return Err(undecodable(&format!("metadata.{field}"), "string"));
-        }
-    }
-    for field in ["labels", "annotations"] {
-        let Some(value) = metadata.get_mut(field) else { continue };
-        let Some(map) = value.as_object_mut() else {
-            return Err(undecodable(&format!("metadata.{field}"), "map[string]string"));
-        };
-        // Go's decoder reads null as the empty string.
-        for value in map.values_mut().filter(|value| value.is_null()) {
-            *value = "".into();
-        }
-        if !map.values().all(Value::is_string) {
-            return Err(undecodable(&format!("metadata.{field}"), "string"));
-        }
-    }
-    let finalizers = metadata.get("finalizers");
-    if !finalizers.is_none_or(|list| list.as_array().is_some_and(|list| list.iter().all(Value::is_string))) {
-        return Err(undecodable("metadata.finalizers", "[]string"));
-    }
-    for (pointer, wanted) in shapes(resource) {
-        let Some(value) = object.pointer(pointer).filter(|value| !value.is_null()) else { continue };
-        let fits = match *wanted {
-            Shape::Object => value.is_object(),
-            Shape::Text => value.is_string(),
-            Shape::Count => value.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
-            Shape::Texts => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
-            Shape::TextMap => value.as_object().is_some_and(|map| map.values().all(Value::is_string)),
-            Shape::Objects => value.as_array().is_some_and(|list| list.iter().all(Value::is_object)),
-        };
-        if !fits {
-            let field = pointer.trim_start_matches('/').replace('/', ".");
-            return Err(undecodable(&field, wanted.name()));
-        }
-    }
-    Ok(object)
+    Ok((object, unknown))
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Shape {
-    Object,
-    Text,
-    Count,
-    Texts,
-    TextMap,
-    Objects,
-}
-
-impl Shape {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Object => "object",
-            Self::Text => "string",
-            Self::Count => "int32",
-            Self::Texts => "[]string",
-            Self::TextMap => "map[string]string",
-            Self::Objects => "[]object",
-        }
-    }
-}
-
-fn shapes(resource: Resource) -> &'static [(&'static str, Shape)] {
-    match resource {
-        Resource::Nodes => &[
-            ("/spec", Shape::Object),
-            ("/spec/podCIDR", Shape::Text),
-            ("/spec/podCIDRs", Shape::Texts),
-            ("/spec/providerID", Shape::Text),
-            ("/spec/taints", Shape::Objects),
-            ("/status", Shape::Object),
-            ("/status/conditions", Shape::Objects),
-            ("/status/addresses", Shape::Objects),
-        ],
-        Resource::Pods => &[
-            ("/spec", Shape::Object),
-            ("/spec/nodeName", Shape::Text),
-            ("/spec/containers", Shape::Objects),
-            ("/status", Shape::Object),
-            ("/status/phase", Shape::Text),
-            ("/status/podIP", Shape::Text),
-            ("/status/conditions", Shape::Objects),
-            ("/status/podIPs", Shape::Objects),
-        ],
-        Resource::Events => &[
-            ("/involvedObject", Shape::Object),
-            ("/involvedObject/namespace", Shape::Text),
-            ("/source", Shape::Object),
-            ("/reason", Shape::Text),
-            ("/message", Shape::Text),
-            ("/type", Shape::Text),
-            ("/count", Shape::Count),
-        ],
-        Resource::ConfigMaps => &[("/data", Shape::TextMap), ("/binaryData", Shape::TextMap)],
-        Resource::Namespaces => &[("/spec", Shape::Object), ("/status", Shape::Object)],
-        Resource::Leases => &[
-            ("/spec", Shape::Object),
-            ("/spec/holderIdentity", Shape::Text),
-            ("/spec/leaseDurationSeconds", Shape::Count),
-            ("/spec/leaseTransitions", Shape::Count),
-            ("/spec/acquireTime", Shape::Text),
-            ("/spec/renewTime", Shape::Text),
-        ],
-    }
-}
-
-/// Fills in what the API server fills in.
-pub(crate) fn complete(resource: Resource, object: &mut Value) {
-    match resource {
-        Resource::Nodes => {
-            // The two spellings of the pod CIDR are one field inside the API server: the single one is the first of the
-            // list, and wins where they contradict.
-            let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
-            let single = spec
-                .get("podCIDR")
-                .and_then(Value::as_str)
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned);
-            let first = spec.get("podCIDRs").and_then(|list| list.get(0)?.as_str()).map(str::to_owned);
-            match (single, first) {
-                (Some(single), first) if first.as_ref() != Some(&single) => {
-                    spec.insert("podCIDRs".to_owned(), json!([single]));
-                }
-                (None, Some(first)) => {
-                    spec.insert("podCIDR".to_owned(), first.into());
-                }
-                (None, None) => {
-                    spec.remove("podCIDR");
-                    spec.remove("podCIDRs");
-                }
-                _ => {}
-            }
-        }
-        Resource::Namespaces => {
-            let name =
-                object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-                let labels = metadata.entry("labels").or_insert_with(|| json!({}));
-                if let Some(labels) = labels.as_object_mut() {
-                    labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
-                }
-            }
-            if let Some(fields) = object.as_object_mut() {
-                fields.entry("spec").or_insert_with(|| json!({"finalizers": ["kubernetes"]}));
-                fields.entry("status").or_insert_with(|| json!({"phase": "Active"}));
-            }
-        }
-        Resource::Pods => {
-            if let Some(fields) = object.as_object_mut() {
-                let status = fields.entry("status").or_insert_with(|| json!({}));
-                if let Some(status) = status.as_object_mut() {
-                    status.entry("phase").or_insert_with(|| "Pending".into());
-                }
-            }
-        }
-        Resource::Events | Resource::ConfigMaps | Resource::Leases => {}
-    }
+/// 400: the body is no such object.
+pub(crate) fn undecodable(resource: Resource, why: &str) -> Failure {
+    let (kind, version) = (resource.kind(), resource.version());
+    Failure::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 /// Checks an object as it would be stored.
@@ -220,6 +54,14 @@ pub(crate) fn validate(
     if resource == Resource::Namespaces {
         if !is_label(name) {
             broken.push(Broken::value("metadata.name", &name.into(), LABEL_RULE));
+        }
+    } else if is_rbac(resource) {
+        if matches!(name, "." | "..") || name.contains(['/', '%']) {
+            broken.push(Broken::value(
+                "metadata.name",
+                &name.into(),
+                "may not be '.' or '..' or contain '/' or '%'",
+            ));
         }
     } else if !is_subdomain(name) {
         broken.push(Broken::value("metadata.name", &name.into(), SUBDOMAIN_RULE));
@@ -248,7 +90,15 @@ pub(crate) fn validate(
         Resource::Nodes => validate_node(object, &mut broken),
         Resource::Events => validate_event(namespace, object, &mut broken),
         Resource::Leases => validate_lease(object, &mut broken),
-        Resource::Pods | Resource::ConfigMaps | Resource::Namespaces => {}
+        Resource::Pods => {
+            let spec = object.get("spec").unwrap_or(&Value::Null);
+            validate_containers("spec", spec, &mut broken);
+        }
+        Resource::DaemonSets | Resource::Deployments => validate_workload(object, &mut broken),
+        Resource::ClusterRoleBindings | Resource::RoleBindings => validate_binding(object, &mut broken),
+        Resource::Roles | Resource::ClusterRoles => validate_role(object, &mut broken),
+        Resource::ConfigMaps => validate_config(object, &mut broken),
+        Resource::Namespaces | Resource::Secrets | Resource::ServiceAccounts => {}
     }
     if broken.is_empty() { Ok(()) } else { Err(Failure::invalid(resource, name, &broken)) }
 }
@@ -300,6 +150,118 @@ fn validate_node(object: &Value, broken: &mut Vec<Broken>) {
     }
 }
 
+fn is_rbac(resource: Resource) -> bool {
+    matches!(
+        resource,
+        Resource::Roles | Resource::RoleBindings | Resource::ClusterRoles | Resource::ClusterRoleBindings
+    )
+}
+
+fn validate_config(object: &Value, broken: &mut Vec<Broken>) {
+    for field in ["data", "binaryData"] {
+        for key in object.get(field).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
+            let known = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+            if key.is_empty()
+                || key.len() > 253
+                || !key.chars().all(known)
+                || matches!(key.as_str(), "." | "..")
+            {
+                let rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+                broken.push(Broken::value(&format!("{field}[{key}]"), &key.as_str().into(), rule));
+            }
+        }
+    }
+}
+
+fn validate_containers(at: &str, spec: &Value, broken: &mut Vec<Broken>) {
+    let containers = spec.get("containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut known: Vec<&str> = Vec::new();
+    for (index, container) in containers.iter().enumerate() {
+        let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+        let field = format!("{at}.containers[{index}].name");
+        if name.is_empty() {
+            broken.push(Broken::required(&field, ""));
+        } else if !is_label(name) {
+            broken.push(Broken::value(&field, &name.into(), LABEL_RULE));
+        } else if known.contains(&name) {
+            broken.push(Broken::value(&field, &name.into(), "Duplicate value"));
+        }
+        known.push(name);
+    }
+}
+
+fn validate_workload(object: &Value, broken: &mut Vec<Broken>) {
+    let spec = object.get("spec").unwrap_or(&Value::Null);
+    let labels = spec.pointer("/template/metadata/labels");
+    let wanted = spec.pointer("/selector/matchLabels").and_then(Value::as_object);
+    let expressions = spec.pointer("/selector/matchExpressions").and_then(Value::as_array);
+    if wanted.is_none_or(serde_json::Map::is_empty) && expressions.is_none_or(Vec::is_empty) {
+        broken.push(Broken::required("spec.selector", ""));
+    }
+    let matches = |(key, value): (&String, &Value)| labels.and_then(|labels| labels.get(key)) == Some(value);
+    if !wanted.into_iter().flatten().all(matches) {
+        let shown = labels.cloned().unwrap_or_else(|| json!({}));
+        let rule = "`selector` does not match template `labels`";
+        broken.push(Broken::value("spec.template.metadata.labels", &shown, rule));
+    }
+    let pod = spec.pointer("/template/spec").unwrap_or(&Value::Null);
+    let containers = pod.get("containers").and_then(Value::as_array);
+    if containers.is_none_or(Vec::is_empty) {
+        broken.push(Broken::required("spec.template.spec.containers", ""));
+    }
+    for (index, container) in containers.into_iter().flatten().enumerate() {
+        if container.get("image").and_then(Value::as_str).is_none_or(str::is_empty) {
+            broken.push(Broken::required(&format!("spec.template.spec.containers[{index}].image"), ""));
+        }
+    }
+    validate_containers("spec.template.spec", pod, broken);
+}
+
+fn validate_binding(object: &Value, broken: &mut Vec<Broken>) {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let cluster_wide = object.pointer("/metadata/namespace").is_none();
+    match text("/roleRef/kind") {
+        "ClusterRole" => {}
+        "Role" if !cluster_wide => {}
+        kind => broken.push(Broken::value(
+            "roleRef.kind",
+            &kind.into(),
+            "supported values: \"ClusterRole\", \"Role\"",
+        )),
+    }
+    if text("/roleRef/name").is_empty() {
+        broken.push(Broken::required("roleRef.name", ""));
+    }
+    for (index, subject) in object.get("subjects").and_then(Value::as_array).into_iter().flatten().enumerate()
+    {
+        let text = |field: &str| subject.get(field).and_then(Value::as_str).unwrap_or_default();
+        if text("name").is_empty() {
+            broken.push(Broken::required(&format!("subjects[{index}].name"), ""));
+        }
+        match text("kind") {
+            "ServiceAccount" if text("namespace").is_empty() => {
+                broken.push(Broken::required(&format!("subjects[{index}].namespace"), ""));
+            }
+            "ServiceAccount" | "User" | "Group" => {}
+            kind => {
+                let rule = "supported values: \"Group\", \"ServiceAccount\", \"User\"";
+                broken.push(Broken::value(&format!("subjects[{index}].kind"), &kind.into(), rule));
+            }
+        }
+    }
+}
+
+fn validate_role(object: &Value, broken: &mut Vec<Broken>) {
+    for (index, rule) in object.get("rules").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        if rule.get("verbs").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            broken.push(Broken::required(
+                &format!("rules[{index}].verbs"),
+                "verbs must contain at least one value",
+            ));
+        }
+    }
+}
+
 /// The rules differ for the older form of an event and the newer one, which has an `eventTime`.
 fn validate_event(namespace: &str, object: &Value, broken: &mut Vec<Broken>) {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -345,17 +307,6 @@ fn validate_lease(object: &Value, broken: &mut Vec<Broken>) {
             broken.push(Broken::value(&format!("spec.{field}"), &number.into(), rule));
         }
     }
-    for field in ["acquireTime", "renewTime"] {
-        if let Some(text) = object.pointer(&format!("/spec/{field}")).and_then(Value::as_str)
-            && time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).is_err()
-        {
-            broken.push(Broken::value(
-                &format!("spec.{field}"),
-                &text.into(),
-                "must be a time in RFC 3339 form",
-            ));
-        }
-    }
 }
 
 /// Checks what may not change once it is set.
@@ -397,7 +348,25 @@ pub(crate) fn validate_update(
                 broken.push(Broken::forbidden("spec.nodeName", "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations)"));
             }
         }
-        Resource::Events | Resource::Namespaces | Resource::Leases => {}
+        Resource::ClusterRoleBindings | Resource::RoleBindings => {
+            let role = |object: &Value| object.get("roleRef").cloned().unwrap_or_default();
+            if role(before) != role(after) {
+                broken.push(Broken::value("roleRef", &role(after), "cannot change roleRef"));
+            }
+        }
+        Resource::DaemonSets | Resource::Deployments => {
+            let selector = |object: &Value| object.pointer("/spec/selector").cloned().unwrap_or_default();
+            if selector(before) != selector(after) {
+                broken.push(Broken::value("spec.selector", &selector(after), "field is immutable"));
+            }
+        }
+        Resource::Events
+        | Resource::Namespaces
+        | Resource::Leases
+        | Resource::Secrets
+        | Resource::ServiceAccounts
+        | Resource::Roles
+        | Resource::ClusterRoles => {}
     }
     if broken.is_empty() { Ok(()) } else { Err(Failure::invalid(resource, name, &broken)) }
 }

@@ -98,7 +98,8 @@ fn selectable(resource: Resource, path: &str) -> bool {
                     | "type"
             ),
             Resource::Namespaces => path == "status.phase",
-            Resource::ConfigMaps | Resource::Leases => false,
+            Resource::Secrets => path == "type",
+            _ => false,
         },
     }
 }

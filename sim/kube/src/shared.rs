@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::handle::Fault;
-use crate::model::{self, Stamp};
+use crate::model::{self, Stamp, Validation, Write};
 use crate::request::Verb;
 use crate::resource::Resource;
 use crate::store::Store;
@@ -35,7 +35,14 @@ impl Shared {
         let mut store = Store::new(config.first_revision, config.history);
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
             let body = json!({"metadata": {"name": name}});
-            let made = model::create(&mut store, Resource::Namespaces, "", body, &stamp(), false);
+            let mut write = Write {
+                stamp: stamp(),
+                dry_run: false,
+                manager: "kube-apiserver".to_owned(),
+                validation: Validation::Ignore,
+                warnings: Vec::new(),
+            };
+            let made = model::create(&mut store, Resource::Namespaces, "", body, &mut write);
             debug_assert!(made.is_ok(), "the namespaces of every cluster are valid");
         }
         let (revision, _) = watch::channel(store.revision());

@@ -21,7 +21,6 @@ fn columns(resource: Resource) -> &'static [Column] {
             ("OS-Image", "", 1),
             ("Kernel-Version", "", 1),
             ("Container-Runtime", "", 1),
-            ("Pod-CIDR", "", 1),
         ],
         Resource::Pods => &[
             ("Name", "name", 0),
@@ -31,38 +30,87 @@ fn columns(resource: Resource) -> &'static [Column] {
             ("Age", "", 0),
             ("IP", "", 1),
             ("Node", "", 1),
+            ("Nominated Node", "", 1),
+            ("Readiness Gates", "", 1),
         ],
         Resource::Events => &[
             ("Last Seen", "", 0),
             ("Type", "", 0),
             ("Reason", "", 0),
             ("Object", "", 0),
-            ("Message", "", 0),
+            ("Subobject", "", 1),
             ("Source", "", 1),
+            ("Message", "", 0),
+            ("First Seen", "", 1),
             ("Count", "", 1),
             ("Name", "name", 1),
         ],
         Resource::ConfigMaps => &[("Name", "name", 0), ("Data", "", 0), ("Age", "", 0)],
         Resource::Namespaces => &[("Name", "name", 0), ("Status", "", 0), ("Age", "", 0)],
         Resource::Leases => &[("Name", "name", 0), ("Holder", "", 0), ("Age", "", 0)],
+        Resource::Secrets => &[("Name", "name", 0), ("Type", "", 0), ("Data", "", 0), ("Age", "", 0)],
+        Resource::ServiceAccounts => &[("Name", "name", 0), ("Secrets", "", 0), ("Age", "", 0)],
+        Resource::DaemonSets => &[
+            ("Name", "name", 0),
+            ("Desired", "", 0),
+            ("Current", "", 0),
+            ("Ready", "", 0),
+            ("Up-to-date", "", 0),
+            ("Available", "", 0),
+            ("Node Selector", "", 0),
+            ("Age", "", 0),
+            ("Containers", "", 1),
+            ("Images", "", 1),
+            ("Selector", "", 1),
+        ],
+        Resource::Deployments => &[
+            ("Name", "name", 0),
+            ("Ready", "", 0),
+            ("Up-to-date", "", 0),
+            ("Available", "", 0),
+            ("Age", "", 0),
+            ("Containers", "", 1),
+            ("Images", "", 1),
+            ("Selector", "", 1),
+        ],
+        Resource::Roles | Resource::ClusterRoles => &[("Name", "name", 0), ("Created At", "date", 0)],
+        Resource::RoleBindings | Resource::ClusterRoleBindings => &[
+            ("Name", "name", 0),
+            ("Role", "", 0),
+            ("Age", "", 0),
+            ("Users", "", 1),
+            ("Groups", "", 1),
+            ("ServiceAccounts", "", 1),
+        ],
     }
+}
+
+/// How much of the object goes along with its row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Include {
+    Nothing,
+    #[default]
+    Metadata,
+    Whole,
 }
 
 /// Objects as a `Table` object. `metadata` is that of the list.
 pub(crate) fn table<'a>(
     resource: Resource,
     objects: impl Iterator<Item = &'a Value>,
+    include: Include,
     with_columns: bool,
     metadata: &Value,
 ) -> Value {
     let now = OffsetDateTime::now_utc();
     let rows: Vec<Value> = objects
         .map(|object| {
-            json!({
-                "cells": cells(resource, object, now),
-                "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
-                    "metadata": object.get("metadata").cloned().unwrap_or_default()},
-            })
+            let shown = match include {
+                Include::Nothing => Value::Null,
+                Include::Metadata => metadata_only(object),
+                Include::Whole => object.clone(),
+            };
+            json!({"cells": cells(resource, object, now), "object": shown})
         })
         .collect();
     let definitions: Vec<Value> = columns(resource)
@@ -74,6 +122,12 @@ pub(crate) fn table<'a>(
     let definitions = if with_columns { Value::Array(definitions) } else { Value::Null };
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions, "rows": rows})
+}
+
+/// An object without all that its kind adds to any object.
+pub(crate) fn metadata_only(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_default()})
 }
 
 fn text(object: &Value, pointer: &str) -> String {
@@ -101,7 +155,6 @@ fn cells(resource: Resource, object: &Value, now: OffsetDateTime) -> Vec<Value> 
                 let value = text(object, &format!("/status/nodeInfo/{field}"));
                 if value.is_empty() { "<unknown>".to_owned() } else { value }
             };
-            let cidrs: Vec<&str> = items(object, "/spec/podCIDRs").filter_map(Value::as_str).collect();
             vec![
                 name,
                 node_status(object),
@@ -113,7 +166,6 @@ fn cells(resource: Resource, object: &Value, now: OffsetDateTime) -> Vec<Value> 
                 info("osImage"),
                 info("kernelVersion"),
                 info("containerRuntimeVersion"),
-                or_none(cidrs.join(",")),
             ]
         }
         Resource::Pods => {
@@ -124,33 +176,38 @@ fn cells(resource: Resource, object: &Value, now: OffsetDateTime) -> Vec<Value> 
             let restarts: i64 = items(object, "/status/containerStatuses")
                 .filter_map(|one| one.get("restartCount").and_then(Value::as_i64))
                 .sum();
-            let deleting = object.pointer("/metadata/deletionTimestamp").is_some();
-            let phase = if deleting { "Terminating".to_owned() } else { text(object, "/status/phase") };
             vec![
                 name,
                 format!("{ready}/{containers}"),
-                phase,
+                pod_status(object),
                 restarts.to_string(),
                 age,
                 or_none(text(object, "/status/podIP")),
                 or_none(text(object, "/spec/nodeName")),
+                or_none(text(object, "/status/nominatedNodeName")),
+                readiness_gates(object),
             ]
         }
         Resource::Events => {
-            let last = ["/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
-                .into_iter()
-                .map(|pointer| text(object, pointer))
-                .find(|time| !time.is_empty())
-                .unwrap_or_default();
+            let moment = |pointers: [&str; 3]| {
+                let found =
+                    pointers.into_iter().map(|pointer| text(object, pointer)).find(|time| !time.is_empty());
+                self::age(&found.unwrap_or_default(), now)
+            };
             let kind = text(object, "/involvedObject/kind").to_ascii_lowercase();
+            let source = [text(object, "/source/component"), text(object, "/source/host")];
+            let source: Vec<String> = source.into_iter().filter(|part| !part.is_empty()).collect();
+            let series = object.pointer("/series/count").or_else(|| object.get("count"));
             vec![
-                self::age(&last, now),
+                moment(["/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]),
                 text(object, "/type"),
                 text(object, "/reason"),
                 format!("{kind}/{}", text(object, "/involvedObject/name")),
+                text(object, "/involvedObject/fieldPath"),
+                if source.is_empty() { text(object, "/reportingComponent") } else { source.join(", ") },
                 text(object, "/message").trim().to_owned(),
-                [text(object, "/source/component"), text(object, "/source/host")].join(", "),
-                object.get("count").and_then(Value::as_i64).unwrap_or(1).to_string(),
+                moment(["/firstTimestamp", "/eventTime", "/metadata/creationTimestamp"]),
+                series.and_then(Value::as_i64).unwrap_or(1).to_string(),
                 name,
             ]
         }
@@ -161,8 +218,107 @@ fn cells(resource: Resource, object: &Value, now: OffsetDateTime) -> Vec<Value> 
         }
         Resource::Namespaces => vec![name, text(object, "/status/phase"), age],
         Resource::Leases => vec![name, text(object, "/spec/holderIdentity"), age],
+        Resource::Secrets => {
+            let count = object.get("data").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+            vec![name, text(object, "/type"), count.to_string(), age]
+        }
+        Resource::ServiceAccounts => vec![name, items(object, "/secrets").count().to_string(), age],
+        Resource::DaemonSets => {
+            let count = |field: &str| number(object, &format!("/status/{field}")).to_string();
+            vec![
+                name,
+                count("desiredNumberScheduled"),
+                count("currentNumberScheduled"),
+                count("numberReady"),
+                count("updatedNumberScheduled"),
+                count("numberAvailable"),
+                labels(object.pointer("/spec/template/spec/nodeSelector")),
+                age,
+                of_containers(object, "name"),
+                of_containers(object, "image"),
+                selector(object),
+            ]
+        }
+        Resource::Deployments => {
+            let count = |field: &str| number(object, field).to_string();
+            vec![
+                name,
+                format!("{}/{}", count("/status/readyReplicas"), count("/spec/replicas")),
+                count("/status/updatedReplicas"),
+                count("/status/availableReplicas"),
+                age,
+                of_containers(object, "name"),
+                of_containers(object, "image"),
+                selector(object),
+            ]
+        }
+        Resource::Roles | Resource::ClusterRoles => vec![name, text(object, "/metadata/creationTimestamp")],
+        Resource::RoleBindings | Resource::ClusterRoleBindings => {
+            let role = format!("{}/{}", text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
+            let subjects = |kind: &str| {
+                let chosen = items(object, "/subjects").filter(|one| text(one, "/kind") == kind);
+                let names: Vec<String> = chosen
+                    .map(|one| match text(one, "/namespace").as_str() {
+                        "" => text(one, "/name"),
+                        namespace => format!("{namespace}/{}", text(one, "/name")),
+                    })
+                    .collect();
+                names.join(", ")
+            };
+            vec![name, role, age, subjects("User"), subjects("Group"), subjects("ServiceAccount")]
+        }
     };
     cells.into_iter().map(Value::from).collect()
+}
+
+fn number(object: &Value, pointer: &str) -> i64 {
+    object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// Labels as a selector would have them.
+fn labels(map: Option<&Value>) -> String {
+    let map = map.and_then(Value::as_object).into_iter().flatten();
+    let pairs: Vec<String> =
+        map.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    or_none(pairs.join(","))
+}
+
+fn selector(object: &Value) -> String {
+    labels(object.pointer("/spec/selector/matchLabels"))
+}
+
+fn of_containers(object: &Value, field: &str) -> String {
+    let containers = items(object, "/spec/template/spec/containers");
+    let texts: Vec<&str> = containers.filter_map(|one| one.get(field)?.as_str()).collect();
+    texts.join(",")
+}
+
+/// The phase, or what keeps a container from running.
+fn pod_status(object: &Value) -> String {
+    if object.pointer("/metadata/deletionTimestamp").is_some() {
+        return "Terminating".to_owned();
+    }
+    let troubles = items(object, "/status/containerStatuses").filter_map(|one| {
+        let reason = |state: &str| one.pointer(&format!("/state/{state}/reason")).and_then(Value::as_str);
+        reason("waiting").or_else(|| reason("terminated"))
+    });
+    let own = [text(object, "/status/reason"), text(object, "/status/phase")];
+    match troubles.last() {
+        Some(trouble) => trouble.to_owned(),
+        None => own.into_iter().find(|one| !one.is_empty()).unwrap_or_default(),
+    }
+}
+
+fn readiness_gates(object: &Value) -> String {
+    let mut passed = 0;
+    let mut all = 0;
+    for gate in items(object, "/spec/readinessGates") {
+        all += 1;
+        let kind = text(gate, "/conditionType");
+        let met = |one: &Value| text(one, "/type") == kind && text(one, "/status") == "True";
+        passed += usize::from(items(object, "/status/conditions").any(met));
+    }
+    if all == 0 { "<none>".to_owned() } else { format!("{passed}/{all}") }
 }
 
 fn node_status(object: &Value) -> String {
@@ -238,7 +394,8 @@ mod tests {
     #[test]
     fn every_row_has_a_cell_per_column() {
         for resource in Resource::ALL {
-            let table = table(resource, [&json!({"metadata": {"name": "x"}})].into_iter(), true, &json!({}));
+            let object = json!({"metadata": {"name": "x"}});
+            let table = table(resource, [&object].into_iter(), Include::Metadata, true, &json!({}));
             let cells = table["rows"][0]["cells"].as_array().unwrap().len();
             assert_eq!(cells, table["columnDefinitions"].as_array().unwrap().len(), "{resource}");
         }

@@ -71,7 +71,7 @@ async fn discovery_tells_what_is_served() {
     assert_eq!(get(&server, "/healthz").await.body, "ok");
     assert_eq!(get(&server, "/version").await.json()["gitVersion"], "v1.34.1");
     assert_eq!(get(&server, "/api").await.json()["versions"], json!(["v1"]));
-    assert_eq!(get(&server, "/apis").await.json()["groups"][0]["name"], "coordination.k8s.io");
+    assert_eq!(get(&server, "/apis").await.json()["groups"][1]["name"], "coordination.k8s.io");
     let core = get(&server, "/api/v1").await.json();
     let names: Vec<&str> =
         core["resources"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
@@ -90,7 +90,7 @@ async fn refusals_are_status_objects() {
     type Case<'a> = (&'a str, &'a str, &'a str, &'a [u8], u16, &'a str);
     let cases: &[Case] = &[
         ("GET", "/api/v1/nodes/none", "", b"", 404, "NotFound"),
-        ("GET", "/api/v1/secrets", "", b"", 404, "NotFound"),
+        ("GET", "/api/v1/services", "", b"", 404, "NotFound"),
         ("GET", "/nonsense", "", b"", 404, "NotFound"),
         ("GET", "/api/v1/nodes/%ff", "", b"", 400, "BadRequest"),
         ("GET", "/api/v1/nodes?fieldSelector=spec.x%3D1", "", b"", 400, "BadRequest"),
@@ -128,6 +128,22 @@ async fn refusals_are_status_objects() {
             "/api/v1/nodes/a",
             "Content-Type: application/apply-patch+yaml\r\n",
             b"a: b",
+            422,
+            "Invalid",
+        ),
+        (
+            "PATCH",
+            "/api/v1/nodes/a?fieldManager=m",
+            "Content-Type: application/apply-patch+yaml\r\n",
+            b"a: b",
+            400,
+            "BadRequest",
+        ),
+        (
+            "PATCH",
+            "/api/v1/nodes/a",
+            "Content-Type: application/cbor\r\n",
+            b"{}",
             415,
             "UnsupportedMediaType",
         ),
