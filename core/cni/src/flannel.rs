@@ -143,7 +143,12 @@ impl FlannelConfig {
         routes.extend(in_family_order(&env.networks).map(|network| object("dst", network)));
         ipam.set("routes", Json::Array(routes));
         delegate.set("ipam", ipam);
-        Ok(Delegate { kind, text: delegate.sorted().compact() })
+        let text = delegate.sorted().compact();
+        // What every plugin reads must be readable before anything is stashed or made: a `delegate` may hold any key.
+        Config::parse(text.as_bytes()).map_err(|error| {
+            Error::internal(format!("`delegate` does not make a configuration: {}", error.message))
+        })?;
+        Ok(Delegate { kind, text })
     }
 }
 
@@ -202,6 +207,7 @@ mod tests {
             delegate(r#"{"name":"n","delegate":{"ipam":{}}}"#, ENV).unwrap_err().message.contains("'ipam'")
         );
         assert!(delegate(r#"{"name":"n","delegate":[]}"#, ENV).is_err());
+        assert!(delegate(r#"{"name":"n","delegate":{"cniVersion":[]}}"#, ENV).is_err());
         assert_eq!(delegate_of_kept(b""), None);
         assert_eq!(delegate_of_kept(b"{\"type\":1}"), None);
     }
