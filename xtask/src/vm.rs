@@ -62,6 +62,7 @@ const MODULES: &[&str] = &[
 /// The tests that run inside: a target, the arguments it gets, and how long it may take.
 const TESTS: &[(&str, &[&str], Duration)] = &[
     ("vm_features", &[], Duration::from_secs(60)),
+    ("vm_neighbours", &[], Duration::from_secs(60)),
     ("kernel_route", &[], Duration::from_secs(60)),
     ("kernel_nft", &[], Duration::from_secs(90)),
     ("kernel_monitor", &[], Duration::from_secs(60)),

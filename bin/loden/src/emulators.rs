@@ -21,7 +21,14 @@ Example:
   curl -X PUT -H 'X-aliyun-ecs-metadata-token-ttl-seconds: 60' http://127.0.0.1:8791/latest/api/token
 
 Configuration (JSON, every key optional): api, metadata, control (addresses), settings (entryDelayMs, latencyMs, oneChangePerVpc, \
-metadataInstance, hardenedMetadata, …), topology (region, vpcs, instances, accessKeys, roles). `--print-config` shows one that works.")]
+metadataInstance, hardenedMetadata, …), faults, state, topology (region, vpcs, instances, accessKeys, roles). `--print-config` shows one that \
+works.
+
+Faults (JSON list; `action` may be left out, `times` 4294967295 goes on until it is taken back):
+  [{\"action\": \"CreateRouteEntries\", \"times\": 2, \"kind\": {\"answer\": {\"status\": 429, \"code\": \"Throttling.User\", \"retryAfterS\": 3}}},
+   {\"times\": 1, \"kind\": \"loseCall\"}, {\"times\": 1, \"kind\": \"loseAnswer\"}, {\"times\": 1, \"kind\": \"stale\"},
+   {\"times\": 5, \"kind\": {\"delay\": {\"milliseconds\": 800}}}, {\"times\": 1, \"kind\": {\"item\": {\"code\": \"SystemBusy\"}}}]
+While it runs: curl -X PUT -H 'content-type: application/json' -d @faults.json http://127.0.0.1:8792/faults")]
 pub(crate) struct CloudArgs {
     /// File with addresses, settings and topology; a small example cloud if not given
     #[arg(long, value_name = "FILE")]
@@ -35,6 +42,12 @@ pub(crate) struct CloudArgs {
     /// Where the control path listens; nothing there is authenticated
     #[arg(long, value_name = "ADDRESS:PORT")]
     control: Option<SocketAddr>,
+    /// Script of trouble (a JSON list of faults) that the calls run into, from the start; `PUT /faults` changes it later
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+    /// Keep the cloud's state in this file: it is what the emulator starts with when it is there, and is written when something changes
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Print the configuration that would be used, and end
     #[arg(long)]
     print_config: bool,
@@ -70,6 +83,12 @@ pub(crate) fn cloud(args: &CloudArgs) -> anyhow::Result<ExitCode> {
     config.api = args.api.unwrap_or(config.api);
     config.metadata = args.metadata.unwrap_or(config.metadata);
     config.control = args.control.unwrap_or(config.control);
+    if let Some(path) = &args.faults {
+        config.faults = loden_sim_cloud::topology::read_faults(path)?;
+    }
+    if args.state.is_some() {
+        config.state.clone_from(&args.state);
+    }
     if args.print_config {
         render::json(&config)?;
         return Ok(ExitCode::SUCCESS);

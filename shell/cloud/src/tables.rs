@@ -62,6 +62,31 @@ impl Client {
         std::iter::once(&answer.cidr_block).chain(&answer.secondary_cidr_blocks).map(range).collect()
     }
 
+    /// How many custom entries a table has, counted by the API in one call: what its quota is compared with. Listing them takes a call per
+    /// hundred.
+    ///
+    /// # Errors
+    /// The call failed, or the answer lacks the count.
+    pub async fn custom_entries(&self, vpc: &VpcId, table: &VpcRouteTableId) -> Result<u32, Failure> {
+        let request = vpc::GetVpcRouteEntrySummary {
+            region_id: None,
+            vpc_id: vpc.0.clone(),
+            route_table_id: Some(table.0.clone()),
+            route_entry_type: Some("custom".to_owned()),
+        };
+        let answer = self.call(&request, table.as_str()).await?;
+        answer
+            .route_entry_summarys
+            .iter()
+            .filter(|summary| summary.route_table_id == table.0)
+            .flat_map(|summary| &summary.entry_summarys)
+            .find(|count| count.route_entry_type.eq_ignore_ascii_case("custom"))
+            .map(|count| count.count)
+            .ok_or_else(|| {
+                Failure::transport(format!("the API's count of entries of {table} lacks the custom ones"))
+            })
+    }
+
     async fn list_entries_once(
         &self,
         table: &VpcRouteTableId,

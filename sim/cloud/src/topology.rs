@@ -50,8 +50,10 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not readable.
-    #[error("cannot read the emulator's configuration {path}: {source}")]
+    #[error("cannot read the emulator's {what} {path}: {source}")]
     Read {
+        /// What the file is.
+        what: &'static str,
         /// The file.
         path: String,
         /// Why.
@@ -59,9 +61,11 @@ pub enum ConfigError {
     },
     /// Not the JSON that is expected.
     #[error(
-        "the emulator's configuration {path} is not valid: {source}; see `loden cloud-emulator --help` for the keys"
+        "the emulator's {what} {path} is not valid: {source}; see `loden cloud-emulator --help` for the keys"
     )]
     Parse {
+        /// What the file is.
+        what: &'static str,
         /// The file.
         path: String,
         /// Where and why.
@@ -75,11 +79,23 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or is not of this form.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = || path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name(), source })?;
-        serde_json::from_str(&text).map_err(|source| ConfigError::Parse { path: name(), source })
+        read_json(path, "configuration")
     }
+}
+
+/// Reads a script of faults: a JSON list of [`crate::Fault`].
+///
+/// # Errors
+/// The file cannot be read, or is not of this form.
+pub fn read_faults(path: &Path) -> Result<Vec<crate::Fault>, ConfigError> {
+    read_json(path, "script of faults")
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, ConfigError> {
+    let name = || path.display().to_string();
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { what, path: name(), source })?;
+    serde_json::from_str(&text).map_err(|source| ConfigError::Parse { what, path: name(), source })
 }
 
 /// Behaviour of the emulator that may be changed while it runs.

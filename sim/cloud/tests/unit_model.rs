@@ -12,3 +12,9 @@ mod entries;
 #[cfg(test)]
 #[path = "model/lists.rs"]
 mod lists;
+#[cfg(test)]
+#[path = "model/state.rs"]
+mod state;
+#[cfg(test)]
+#[path = "model/tables.rs"]
+mod tables;

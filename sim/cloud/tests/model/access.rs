@@ -7,6 +7,7 @@ use crate::bench::{Bench, SYSTEM, single};
 use loden_aliyun::metadata::{RoleCredentials, TOKEN_HEADER, TOKEN_PATH, TOKEN_TTL_HEADER};
 use loden_aliyun::sign::{self, AccessKey, Unsigned};
 use loden_aliyun::{ApiError, Params, Request, vpc};
+use loden_sim_cloud::model::Cloud;
 use loden_sim_cloud::model::MetadataCall;
 use loden_sim_cloud::topology::{AccessKeySpec, Settings};
 use proptest::prelude::*;
@@ -339,12 +340,16 @@ fn garbage_params() -> impl Strategy<Value = Params> {
         "[A-Za-z]{1,12}",
         "RouteEntries\\.[0-9]{1,3}\\.(RouteTableId|DstCidrBlock|NextHop|NextHopType|Name)",
         "(RouteTableId|DestinationCidrBlock|NextHopId|NextHopType|MaxResult|NextToken|InstanceIds|PageSize|DryRun)",
+        "(VpcId|VSwitchId|RouteTableName|AssociateType|ClientToken|RouteEntryType|RouteEntryId|RegionId)",
         "(NextHopList|DestCidrBlockList|NetworkInterfaceId|Tag)\\.[0-9]{1,10}(\\.NextHopId)?",
     ];
     let value = prop_oneof![
         ".{0,20}",
         Just(SYSTEM.to_owned()),
         Just("vtb-custom".to_owned()),
+        Just("vpc-loden".to_owned()),
+        "(vsw-loden|vsw-second|vsw-other|vtb-gateway|once|all|VSwitch|Gateway|cn-hangzhou)",
+        "([0-9a-f:]{0,20})/[0-9]{1,3}",
         Just("i-loden1".to_owned()),
         Just("Instance".to_owned()),
         "(172|10|192)\\.(20|168)\\.[0-9]{1,3}\\.0/[0-9]{1,2}",
@@ -364,6 +369,11 @@ const ACTIONS: &[(&str, &str)] = &[
     ("DeleteRouteEntry", VERSION),
     ("CreateRouteEntries", VERSION),
     ("DeleteRouteEntries", VERSION),
+    ("GetVpcRouteEntrySummary", VERSION),
+    ("CreateRouteTable", VERSION),
+    ("DeleteRouteTable", VERSION),
+    ("AssociateRouteTable", VERSION),
+    ("UnassociateRouteTable", VERSION),
     ("DescribeInstances", "2014-05-26"),
     ("DescribeNetworkInterfaces", "2014-05-26"),
     ("ModifyNetworkInterfaceAttribute", "2014-05-26"),
@@ -383,6 +393,9 @@ proptest! {
             }
             bench.wait(1);
             let snapshot = bench.cloud.snapshot();
+            for vswitch in snapshot.vpcs.iter().flat_map(|vpc| &vpc.vswitches) {
+                prop_assert!(snapshot.table(&vswitch.table).is_some(), "{vswitch:?} has no table");
+            }
             let table = snapshot.table(SYSTEM).unwrap();
             prop_assert!(table.used <= 3);
             let mut destinations: Vec<_> = table.entries.iter().map(|entry| entry.destination).collect();
@@ -390,6 +403,8 @@ proptest! {
             destinations.dedup();
             prop_assert_eq!(destinations.len(), table.entries.len());
         }
+        let kept = Cloud::restore(bench.cloud.save().unwrap()).unwrap();
+        prop_assert_eq!(kept.snapshot(), bench.cloud.snapshot());
     }
 
     #[test]
