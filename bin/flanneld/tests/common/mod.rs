@@ -76,6 +76,11 @@ impl Drop for Service {
 impl World {
     /// A machine with `eth0` 192.168.0.5/24, a default route, and the node `n1` without a pod CIDR.
     pub(crate) fn new() -> Self {
+        Self::serving(Config::default())
+    }
+
+    /// The same, with an API server of these settings. The token that flanneld shows is `token`.
+    pub(crate) fn serving(config: Config) -> Self {
         let netns =
             NetNs::anonymous().expect("kernel tests need root: they make network namespaces of their own");
         let listener = netns
@@ -85,7 +90,7 @@ impl World {
             })
             .unwrap();
         let api = listener.local_addr().unwrap();
-        let emulator = Emulator::new(Config::default());
+        let emulator = Emulator::new(config);
         let kube = emulator.handle();
         let mut world = Self { netns, kube, dir: tempfile::tempdir().unwrap(), api, emulator, server: None };
         world.serve_api(listener);

@@ -6,6 +6,7 @@
     clippy::indexing_slicing,
     reason = "part of a test, where a surprise is to fail loudly"
 )]
+#![expect(dead_code, reason = "each test binary uses its own part of the surroundings")]
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 use loden_sim_cloud::topology::{EntryKind, EntrySpec, InstanceSpec, NextHop, TableKind};
 use loden_sim_cloud::{Emulator as CloudEmulator, Handle as Cloud, Settings, Topology};
 use loden_sim_kube::{
-    Config, Emulator as KubeEmulator, Handle as Kube, PatchType, Resource, Token, write_kubeconfig,
+    Config, Emulator as KubeEmulator, Handle as Kube, PatchType, Permission, Resource, Token,
+    write_kubeconfig,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -51,6 +53,18 @@ impl World {
     }
 
     pub(crate) async fn with_topology(topology: &Topology, entry_delay_ms: u64) -> Self {
+        Self::build(topology, entry_delay_ms, Token::admin("secret")).await
+    }
+
+    /// As [`World::new`], with an API server where the controller may do no more than this.
+    pub(crate) async fn with_permissions(permissions: Vec<Permission>) -> Self {
+        let mut topology = Topology::example();
+        topology.instances.clear();
+        let token = Token { permissions: Some(permissions), ..Token::admin("secret") };
+        Self::build(&topology, 50, token).await
+    }
+
+    async fn build(topology: &Topology, entry_delay_ms: u64, token: Token) -> Self {
         let settings = Settings { entry_delay_ms, ..Settings::default() };
         let cloud = CloudEmulator::new(topology, settings).unwrap().handle();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,7 +75,7 @@ impl World {
         tokio::spawn(async move { api_handle.serve_api(api).await });
         tokio::spawn(async move { metadata_handle.serve_metadata(metadata).await });
 
-        let server = KubeEmulator::new(Config { tokens: vec![Token::admin("secret")], ..Config::default() });
+        let server = KubeEmulator::new(Config { tokens: vec![token], ..Config::default() });
         let kube = server.handle();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
