@@ -80,6 +80,9 @@ mod tests {
         #[serde(default)]
         message: String,
         cannot_occur: Option<String>,
+        /// What comes before the call.
+        #[serde(default)]
+        given: Vec<serde_json::Value>,
         /// SDKs that show another code for it, with that code.
         #[serde(default)]
         seen_as: BTreeMap<String, String>,
@@ -95,6 +98,11 @@ mod tests {
     }
 
     impl Documented {
+        /// Whether the code comes from the script of faults and not from the state of the cloud.
+        fn is_staged(&self) -> bool {
+            self.given.iter().any(|step| step["control"][1] == "/faults")
+        }
+
         fn is(&self, seen: &Seen) -> bool {
             if let Some(code) = self.seen_as.get(&seen.sdk) {
                 return seen.code.as_ref() == Some(code) && seen.status == Some(self.status);
@@ -131,6 +139,10 @@ mod tests {
             }
         }
         println!("documented codes: {}", documented.len());
+        let staged = documented.iter().filter(|row| row.is_staged()).count();
+        println!(
+            "that the script of faults stands in for, as they tell of the vendor's own trouble: {staged}"
+        );
         println!("that cannot occur: {}", impossible.len());
         impossible.iter().for_each(|line| println!("  {line}"));
         println!("unprovoked: {}", unprovoked.len());
