@@ -10,7 +10,7 @@ use loden_firewall::flannel::Masquerade;
 use loden_kube::Access;
 use loden_lease::{AnnotationKeys, NetConf};
 use loden_node::external::Wanted;
-use loden_node::{BackendKind, find_backend};
+use loden_node::{BackendKind, VxlanSettings, find_backend};
 use loden_telemetry::{LogFormat, LogOptions};
 
 use crate::go_flags::Values;
@@ -89,17 +89,29 @@ impl Config {
 
 impl Config {
     /// What the daemon is to do on this node.
-    pub(crate) fn settings(self, conf: NetConf, backend: BackendKind, node_name: String) -> Settings {
+    pub(crate) fn settings(
+        self,
+        conf: NetConf,
+        backend: BackendKind,
+        vxlan: Option<VxlanSettings>,
+        node_name: String,
+    ) -> Settings {
+        // Where no cloud routes pods' addresses, its networks do not see them.
+        let vpc_cidrs = match self.vpc_cidrs {
+            VpcCidrs::Auto if backend != BackendKind::Alloc => VpcCidrs::Fixed(Vec::new()),
+            given => given,
+        };
         Settings {
             conf,
             backend,
+            vxlan,
             node_name,
             annotation_keys: self.annotation_keys,
             external: self.external,
             masquerade: self.masquerade,
             forward_rules: self.forward_rules,
             blackhole: self.blackhole,
-            vpc_cidrs: self.vpc_cidrs,
+            vpc_cidrs,
             subnet_file: self.subnet_file,
             set_network_unavailable: self.set_network_unavailable,
         }
@@ -155,7 +167,7 @@ fn health(values: &Values) -> Result<Option<SocketAddr>> {
 }
 
 /// Checks that this build can do what the network configuration asks for.
-pub(crate) fn check_net_conf(conf: &NetConf) -> Result<BackendKind> {
+pub(crate) fn check_net_conf(conf: &NetConf) -> Result<(BackendKind, Option<VxlanSettings>)> {
     let name = &conf.source_name;
     if !conf.enable_ipv4 && !conf.enable_ipv6 {
         bail!("network configuration {name}: EnableIPv4 and EnableIPv6 are both false; enable one");
@@ -174,7 +186,13 @@ pub(crate) fn check_net_conf(conf: &NetConf) -> Result<BackendKind> {
              built yet; set \"EnableNFTables\": true"
         );
     }
-    Ok(backend)
+    if backend != BackendKind::Alloc && conf.enable_ipv6 {
+        bail!(
+            "network configuration {name}: backend {backend} is not built yet for IPv6; set \"EnableIPv6\": false, or use backend alloc"
+        );
+    }
+    let vxlan = (backend == BackendKind::Vxlan).then(|| VxlanSettings::read(conf)).transpose()?;
+    Ok((backend, vxlan))
 }
 
 #[cfg(test)]
@@ -246,8 +264,16 @@ mod tests {
         for (text, word) in [
             (r#"{"Network":"10.1.0.0/16","Backend":{"Type":"alloc"}}"#, "EnableNFTables"),
             (
-                r#"{"Network":"10.1.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#,
-                "vxlan is not built yet",
+                r#"{"Network":"10.1.0.0/16","EnableNFTables":true,"Backend":{"Type":"wireguard"}}"#,
+                "wireguard is not built yet",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan","VNI":"1"}}"#,
+                "key Backend.VNI",
+            ),
+            (
+                r#"{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#,
+                "host-gw is not built yet for IPv6",
             ),
             (r#"{"Network":"10.1.0.0/16","EnableNFTables":true}"#, "udp is not built yet"),
             (r#"{"Network":"10.1.0.0/16","EnableNFTables":true,"Backend":{"Type":"ali-vpc"}}"#, "unknown"),

@@ -185,8 +185,9 @@ pub(crate) fn usage() -> String {
          Usage: flanneld -kube-subnet-mgr [flags]\n\n\
          A flag may begin with one dash or two, and take its value after = or as the next word. A flag that is not given is\n\
          taken from the environment: -ip-masq from FLANNELD_IP_MASQ.\n\n\
-         Built so far: Kubernetes as lease store, nftables (\"EnableNFTables\": true in the network configuration), backend alloc.\n\
-         Not yet, and refused: etcd, iptables, backends vxlan, host-gw, wireguard, ipip, udp, ipsec, extension, tencent-vpc.\n",
+         Built so far: Kubernetes as lease store, nftables (\"EnableNFTables\": true in the network configuration), backends\n\
+         alloc, vxlan and host-gw (the latter two for IPv4).\n\
+         Not yet, and refused: etcd, iptables, backends wireguard, ipip, udp, ipsec, extension, tencent-vpc.\n",
     );
     for (title, flags) in GROUPS {
         let _ = write!(out, "\n{title}\n");

@@ -58,7 +58,7 @@ async fn serve(config: Config) -> Result<()> {
 
 async fn work(config: Config, readiness: Readiness) -> Result<()> {
     let conf = read_net_conf(&config)?;
-    let backend = check_net_conf(&conf)?;
+    let (backend, vxlan) = check_net_conf(&conf)?;
     if backend == BackendKind::Alloc && config.set_network_unavailable {
         tracing::warn!(
             "backend alloc with -set-node-network-unavailable=true: the node is marked available before its route entry exists; \
@@ -69,13 +69,13 @@ async fn work(config: Config, readiness: Readiness) -> Result<()> {
     kernel.observe(&Scope::default()).context(NEEDS)?;
     let cluster = loden_kube::connect(&config.access).await?;
     let name = node_name(&cluster).await?;
+    let (dry_run, annotation_prefix) = (config.dry_run, config.annotation_prefix.clone());
+    let settings = config.settings(conf, backend, vxlan, name.clone());
     let watch = cluster.watch_nodes(WatchOptions {
-        selection: NodeSelection::One(name.clone()),
+        selection: if settings.has_peers() { NodeSelection::All } else { NodeSelection::One(name) },
         label_prefixes: Some(Vec::new()),
-        annotation_prefixes: Some(vec![config.annotation_prefix.clone()]),
+        annotation_prefixes: Some(vec![annotation_prefix]),
     });
-    let dry_run = config.dry_run;
-    let settings = config.settings(conf, backend, name);
     let mut daemon = Daemon::new(settings, kernel, cluster, watch, readiness)?;
     if dry_run {
         let text = daemon.dry_run(DRY_RUN_PATIENCE).await?;

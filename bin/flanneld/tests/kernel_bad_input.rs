@@ -60,8 +60,8 @@ fn what_cannot_work_ends_with_one_and_says_why() {
     for (conf, words) in [
         (r#"{"Network":"172.20.0.0/16","Backend":{"Type":"alloc"}}"#, ["EnableNFTables", "iptables"]),
         (
-            r#"{"Network":"172.20.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#,
-            ["Backend.Type", "vxlan is not built yet"],
+            r#"{"Network":"172.20.0.0/16","EnableNFTables":true,"Backend":{"Type":"ipip"}}"#,
+            ["Backend.Type", "ipip is not built yet"],
         ),
         (
             r#"{"Network":"172.20.0.0/16","EnableNFTables":true,"Backend":{"Type":"ali-vpc"}}"#,

@@ -109,7 +109,7 @@ impl BackendKind {
     /// Whether this build has it.
     #[must_use]
     pub fn is_built(self) -> bool {
-        matches!(self, Self::Alloc)
+        matches!(self, Self::Alloc | Self::HostGw | Self::Vxlan)
     }
 }
 
@@ -149,7 +149,8 @@ mod tests {
             let error = find_backend(kind.name()).unwrap_err();
             assert_eq!(error, BackendError::NotBuilt(kind));
             assert!(
-                error.to_string().contains(kind.name()) && error.to_string().contains("(alloc)"),
+                error.to_string().contains(kind.name())
+                    && error.to_string().contains("(alloc, host-gw, vxlan)"),
                 "{error}"
             );
         }

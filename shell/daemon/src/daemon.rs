@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,15 +8,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use loden_kernel::{FileNotices, Kernel, Notices, SubnetFile};
 use loden_kube::{Cluster, EventKind, Events, NodeView, NodeWatch, Regarding};
-use loden_lease::{AssignmentError, PreviousSubnets, assigned_subnets};
-use loden_node::Step;
-use loden_node::external::{External, choose};
+use loden_lease::{AssignmentError, BackendData, PreviousSubnets, assigned_subnets};
+use loden_node::external::choose;
+use loden_node::{Admission, Fabric, Flaw, Network, Object, Step};
 use loden_telemetry::Readiness;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::complaint::Complaint;
+use crate::peers::Peers;
 use crate::publish::{Publication, publish};
+use crate::settings::Standpoint;
 use crate::{Error, Settings, vpc};
 
 /// The safety net for what sends no notice.
@@ -26,6 +29,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long the first round waits for the metadata service and the API server.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// So many steps or faults are told one by one.
+const TOLD: usize = 10;
+
 /// One node's daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -40,7 +46,10 @@ pub struct Daemon {
     /// What the subnet file said at start: what was left behind then stays recognisable.
     previous: PreviousSubnets,
     vpc: watch::Receiver<Option<Vec<IpNet>>>,
-    external: Option<External>,
+    standpoint: Option<Standpoint>,
+    pub(crate) peers: Peers,
+    /// Our Node object as of the last round.
+    seen: Option<Arc<NodeView>>,
     complaint: Complaint,
     reported: BTreeSet<String>,
     was_ready: bool,
@@ -74,7 +83,9 @@ impl Daemon {
             readiness,
             file,
             previous,
-            external: None,
+            standpoint: None,
+            peers: Peers::default(),
+            seen: None,
             subnets: Vec::new(),
             complaint: Complaint::default(),
             reported: BTreeSet::new(),
@@ -126,22 +137,51 @@ impl Daemon {
                     now
                 }
             };
-            let (watch, vpc) = (&mut self.watch, &mut self.vpc);
-            let audit = tokio::time::sleep(pause);
-            tokio::select! {
-                woken = notices.changed(&self.kernel) => {
-                    woken?;
-                    tokio::time::sleep(BURST).await;
+            let audit = Instant::now() + pause;
+            loop {
+                let (watch, vpc) = (&mut self.watch, &mut self.vpc);
+                tokio::select! {
+                    woken = notices.changed(&self.kernel) => {
+                        woken?;
+                        tokio::time::sleep(BURST).await;
+                    }
+                    () = changed(&mut file) => {
+                        // The directory may be another one by now; listen anew, before looking.
+                        file = FileNotices::new(self.file.path()).ok();
+                    }
+                    () = watch.changed() => {
+                        tokio::time::sleep(BURST).await;
+                        if !self.is_news() {
+                            continue;
+                        }
+                    }
+                    Ok(()) = vpc.changed() => {}
+                    () = tokio::time::sleep_until(audit) => {}
                 }
-                () = changed(&mut file) => {
-                    // The directory may be another one by now; listen anew, before looking.
-                    file = FileNotices::new(self.file.path()).ok();
-                }
-                () = watch.changed() => {}
-                Ok(()) = vpc.changed() => {}
-                () = audit => {}
+                break;
             }
         }
+    }
+
+    /// Whether the cluster says anything that the last round did not know. Most changes of other nodes are none.
+    fn is_news(&mut self) -> bool {
+        let peers = self.update_peers();
+        let own = self.own_node().ok();
+        let same = match (&own, &self.seen) {
+            (Some(now), Some(seen)) => Arc::ptr_eq(now, seen),
+            (None, None) => true,
+            _ => false,
+        };
+        peers || !same
+    }
+
+    /// Takes up what the other nodes say; whether any of it is new.
+    pub(crate) fn update_peers(&mut self) -> bool {
+        if !self.settings.has_peers() {
+            return false;
+        }
+        let Some(nodes) = self.watch.snapshot() else { return false };
+        self.peers.update(&self.settings.annotation_keys, &nodes, &self.settings.node_name)
     }
 
     /// Without an earlier flanneld (which would have left its subnet file) there are no rules of it either.
@@ -210,14 +250,16 @@ impl Daemon {
                     }
                 }
             }
-            self.external(node)?;
+            self.standpoint(node)?;
         }
-        let Some(external) = self.external.clone() else {
+        let Some(standpoint) = self.standpoint.clone() else {
             return Ok(Outcome::Waiting("the external interface is not chosen yet".to_owned()));
         };
-        let trouble = self.mend(&external)?.or(trouble);
+        self.update_peers();
+        self.seen = node.clone();
+        let trouble = self.mend(&standpoint, node.as_deref())?.or(trouble);
         if let Some(node) = node {
-            let attributes = self.settings.attributes(&external);
+            let attributes = self.settings.attributes(&standpoint);
             publication.send_replace(Some(Publication { node, attributes, ready: trouble.is_none() }));
         }
         Ok(trouble.map_or(Outcome::Right, Outcome::Wrong))
@@ -226,28 +268,37 @@ impl Daemon {
     /// Puts kernel and subnet file right; says what is still wrong.
     ///
     /// The subnet file comes first, as far as it can fail: when it cannot be written at start, the kernel is as it was.
-    fn mend(&mut self, external: &External) -> Result<Option<String>, Error> {
+    fn mend(&mut self, standpoint: &Standpoint, own: Option<&NodeView>) -> Result<Option<String>, Error> {
         let mut wrong = Vec::new();
-        let staged = match self.file.stage(&self.settings.subnet_env(&self.subnets, external).render()) {
-            Ok(staged) => staged,
-            // Whoever starts us can do something about it; a node at work must go on with what it has.
-            Err(error) if !self.was_ready => return Err(error.into()),
-            Err(error) => {
-                wrong.push(error.to_string());
-                None
-            }
-        };
-        let network = self.network(external);
-        let settled =
-            loden_node::settle(&mut self.kernel, &network.scope(), |observed| network.desired(observed));
+        let staged =
+            match self.file.stage(&self.settings.subnet_env(&self.subnets, &standpoint.external).render()) {
+                Ok(staged) => staged,
+                // Whoever starts us can do something about it; a node at work must go on with what it has.
+                Err(error) if !self.was_ready => return Err(error.into()),
+                Err(error) => {
+                    wrong.push(error.to_string());
+                    None
+                }
+            };
+        let (network, flaws) = self.network(standpoint);
+        let unreached = RefCell::new(Vec::new());
+        let settled = loden_node::settle(&mut self.kernel, &network.scope(), |observed| {
+            unreached.replace(network.fabric.unreached(observed));
+            network.desired(observed)
+        });
+        self.peers.complain(&flaws, &unreached.into_inner(), &self.events, own);
         let right = match settled {
             Ok(round) => {
-                for step in &round.applied {
-                    self.log_step(step);
+                self.log_steps(&round.applied);
+                for (step, error) in &round.forgone {
+                    tracing::debug!("going on without `{}`: {error}", first_line(step));
                 }
                 let failed =
                     round.failed.iter().map(|(step, error)| format!("`{}`: {error}", first_line(step)));
-                wrong.extend(failed.chain(round.blocked.iter().map(ToString::to_string)));
+                let all = failed.chain(round.blocked.iter().map(ToString::to_string));
+                wrong.extend(all.take(TOLD));
+                let more = (round.failed.len() + round.blocked.len()).saturating_sub(TOLD);
+                wrong.extend((more > 0).then(|| format!("{more} more like these")));
                 if round.unsettled && round.failed.is_empty() {
                     wrong.push("somebody changes the network back as fast as it is mended".to_owned());
                 }
@@ -269,14 +320,21 @@ impl Daemon {
         Ok(Some(wrong.join("; ")).filter(|wrong| !wrong.is_empty()))
     }
 
-    /// At start mending is the work; later it means that somebody removed what we need.
-    fn log_step(&self, step: &Step) {
-        if self.was_ready {
-            tracing::warn!(step = %first_line(step), "mended");
-        } else {
-            tracing::info!(step = %first_line(step), "applied");
+    /// At start mending is the work; later it means that somebody removed what we need, or that peers came and went.
+    fn log_steps(&self, steps: &[Step]) {
+        for step in steps.iter().take(TOLD) {
+            if self.was_ready && !is_about_peers(step) {
+                tracing::warn!(step = %first_line(step), "mended");
+            } else {
+                tracing::info!(step = %first_line(step), "applied");
+            }
         }
-        tracing::debug!("{step}");
+        if steps.len() > TOLD {
+            tracing::info!("applied {} more steps (-v 1 shows them all)", steps.len() - TOLD);
+        }
+        for step in steps {
+            tracing::debug!("{step}");
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -309,16 +367,17 @@ impl Daemon {
         assigned_subnets(&self.settings.conf, &cidrs)
     }
 
-    /// The external interface, chosen once: peers are told of it, so it does not wander.
-    pub(crate) fn external(&mut self, node: &NodeView) -> Result<External, Error> {
-        if let Some(external) = &self.external {
-            return Ok(external.clone());
+    /// Where this node stands, chosen once.
+    pub(crate) fn standpoint(&mut self, node: &NodeView) -> Result<Standpoint, Error> {
+        if let Some(standpoint) = &self.standpoint {
+            return Ok(standpoint.clone());
         }
         let keys = &self.settings.annotation_keys;
         let mut wanted = self.settings.wanted();
         wanted.public_ip = annotated(node, &keys.node_public_ip, "IPv4")?.or(wanted.public_ip);
         wanted.public_ipv6 = annotated(node, &keys.node_public_ipv6, "IPv6")?.or(wanted.public_ipv6);
-        let external = choose(&wanted, &self.kernel.surroundings(wanted.can_reach)?)?;
+        let around = self.kernel.surroundings(wanted.can_reach)?;
+        let external = choose(&wanted, &around)?;
         tracing::info!(
             link = external.link,
             mtu = external.mtu,
@@ -326,12 +385,32 @@ impl Daemon {
             ipv6 = external.public_ipv6.map(tracing::field::display),
             "external interface chosen"
         );
-        Ok(self.external.insert(external).clone())
+        let chosen = around.candidates.iter().find(|candidate| candidate.name == external.link);
+        let addresses: Vec<IpNet> =
+            chosen.iter().flat_map(|candidate| candidate.addresses.iter().map(|own| own.net)).collect();
+        let published =
+            node.annotations.get(&keys.backend_data).map(|text| BackendData::from_json("vxlan", text));
+        let published = match published {
+            Some(Ok(BackendData::Vxlan { vtep_mac, .. })) => vtep_mac.parse().ok(),
+            _ => None,
+        };
+        let standpoint = Standpoint::new(&self.settings, external, &addresses, published)?;
+        Ok(self.standpoint.insert(standpoint).clone())
     }
 
-    pub(crate) fn network(&self, external: &External) -> loden_node::Network {
+    /// The network as it is to be, and what is wrong with nodes that are no part of it.
+    pub(crate) fn network(&self, standpoint: &Standpoint) -> (Network, Vec<(String, Flaw)>) {
         let exempt = self.vpc.borrow().clone();
-        self.settings.network(&self.subnets, external, exempt, &self.previous.networks)
+        let (fabric, flaws) = match self.settings.oneself(&self.subnets, standpoint) {
+            None => (Fabric::default(), Vec::new()),
+            Some(oneself) => {
+                let Admission { peers, flaws } = self.peers.admit(&oneself);
+                (Fabric { tunnel: self.settings.tunnel(&oneself, standpoint), peers }, flaws)
+            }
+        };
+        let previous = &self.previous.networks;
+        let network = self.settings.network(&self.subnets, &standpoint.external, exempt, previous, fabric);
+        (network, flaws)
     }
 
     /// An Event on our node for an assignment that cannot be used, once for each wording.
@@ -405,6 +484,12 @@ async fn changed(file: &mut Option<FileNotices>) {
         return;
     }
     std::future::pending().await
+}
+
+/// Whether a step follows from the peers' coming and going just as well as from somebody's meddling.
+fn is_about_peers(step: &Step) -> bool {
+    let (Step::Add(object) | Step::Change { to: object, .. } | Step::Delete(object)) = step;
+    matches!(object, Object::Neighbour(_) | Object::Fdb(_) | Object::Route(_))
 }
 
 fn first_line(step: &Step) -> String {

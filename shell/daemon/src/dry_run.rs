@@ -23,20 +23,24 @@ impl Daemon {
         self.subnets = self
             .assigned(&node)
             .map_err(|source| Error::Assignment { node: self.name().to_owned(), source })?;
-        let external = self.external(&node)?;
-        let network = self.network(&external);
+        let standpoint = self.standpoint(&node)?;
+        self.update_peers();
+        let (network, flaws) = self.network(&standpoint);
         let plan =
             loden_node::plan(&mut self.kernel, &network.scope(), |observed| network.desired(observed))?;
         let mut out = plan.to_string();
-        let text = self.settings.subnet_env(&self.subnets, &external).render();
+        let text = self.settings.subnet_env(&self.subnets, &standpoint.external).render();
         if self.file.read()?.as_deref() != Some(text.as_str()) {
             let _ = writeln!(out, "# write {}", self.file.path().display());
             out.extend(text.lines().map(|line| format!("#   {line}\n")));
         }
-        let attributes = self.settings.attributes(&external);
+        let attributes = self.settings.attributes(&standpoint);
         let publication = Publication { node, attributes, ready: false };
         for (key, value) in missing_annotations(&self.settings.annotation_keys, &publication) {
             let _ = writeln!(out, "# annotate node {} {key}={}", self.name(), value.unwrap_or_default());
+        }
+        for (node, flaw) in flaws {
+            let _ = writeln!(out, "# node {node}: {flaw}");
         }
         if out.is_empty() {
             out.push_str("# nothing to do\n");

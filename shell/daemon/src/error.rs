@@ -30,6 +30,16 @@ pub enum Error {
     /// No external interface fits.
     #[error(transparent)]
     External(#[from] NoExternal),
+    /// Peers would send to an address that the external interface does not have.
+    #[error(
+        "backend host-gw: the public IP {public_ip} is no address of external interface {link}, so that peers' routes would lead nowhere; leave --public-ip out or give one of its addresses"
+    )]
+    PublicIpElsewhere {
+        /// The address peers would be told.
+        public_ip: String,
+        /// The external interface.
+        link: String,
+    },
     /// The subnet file cannot be read, or cannot be written before the node was ever ready: pods of this node could not be
     /// set up, and whoever started the daemon is told at once.
     #[error(transparent)]

@@ -10,6 +10,7 @@ mod complaint;
 mod daemon;
 mod dry_run;
 mod error;
+mod peers;
 mod publish;
 mod settings;
 mod vpc;

@@ -1,5 +1,6 @@
 //! From a step to the kernel's words.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -13,56 +14,112 @@ use crate::error::line;
 use crate::{Error, Kernel};
 
 pub(crate) fn apply(kernel: &mut Kernel, step: &Step) -> Result<(), Error> {
-    Apply { kernel, step }.run()
+    apply_all(kernel, std::slice::from_ref(step)).pop().unwrap_or(Ok(()))
+}
+
+/// Applies steps in order, one outcome each. Those about objects that lie on a link travel together: thousands of peers are
+/// a few dozen round trips, and each link's name is looked up once.
+pub(crate) fn apply_all(kernel: &mut Kernel, steps: &[Step]) -> Vec<Result<(), Error>> {
+    let mut outcomes = Vec::with_capacity(steps.len());
+    let mut waiting = Vec::new();
+    let mut indices = BTreeMap::new();
+    for step in steps {
+        let mut apply = Apply { kernel, step, indices: &mut indices };
+        if let Some(change) = apply.change_on_link() {
+            waiting.push((step, change));
+            continue;
+        }
+        send(kernel, &mut waiting, &mut outcomes);
+        outcomes.push(forgive(step, Apply { kernel, step, indices: &mut indices }.run()));
+        // Links may have come, gone or been made anew.
+        indices.clear();
+    }
+    send(kernel, &mut waiting, &mut outcomes);
+    outcomes
+}
+
+/// Sends the changes that wait, in one go, and adds their outcomes in order.
+fn send(
+    kernel: &mut Kernel,
+    waiting: &mut Vec<(&Step, Result<Change, Error>)>,
+    outcomes: &mut Vec<Result<(), Error>>,
+) {
+    let changes: Vec<Change> =
+        waiting.iter().filter_map(|(_, change)| change.as_ref().ok().cloned()).collect();
+    // Without an answer nobody knows which took effect; what did is seen at the next look.
+    let (answers, mut cause) = match kernel.route.apply_each(&changes) {
+        Ok(answers) => (answers, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let mut answers = answers.into_iter();
+    for (step, change) in waiting.drain(..) {
+        let outcome = change.and_then(|change| {
+            let unanswered = || netlink::Error::NoAnswer { operation: change.to_string() };
+            let answer = answers.next().unwrap_or_else(|| Err(cause.take().unwrap_or_else(unanswered)));
+            answer.map_err(|source| Error::Step { step: line(step), source: Box::new(source) })
+        });
+        outcomes.push(forgive(step, outcome));
+    }
+}
+
+/// What is gone already, or lived on a link that is gone, is as good as deleted.
+fn forgive(step: &Step, outcome: Result<(), Error>) -> Result<(), Error> {
+    match outcome {
+        Err(Error::Step { source, .. }) if matches!(step, Step::Delete(_)) && source.is_not_found() => Ok(()),
+        Err(Error::NoLink { .. }) if matches!(step, Step::Delete(_)) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 struct Apply<'a> {
     kernel: &'a mut Kernel,
     step: &'a Step,
+    /// Indices of links by name, as far as they were looked up.
+    indices: &'a mut BTreeMap<String, u32>,
 }
 
 impl Apply<'_> {
+    /// The change that a step about an object on a link means; `None` for other steps.
+    fn change_on_link(&mut self) -> Option<Result<Change, Error>> {
+        let (Step::Add(object) | Step::Change { to: object, .. } | Step::Delete(object)) = self.step;
+        let change = match object {
+            Object::Address(address) => self.address(address).map(|address| match self.step {
+                Step::Add(_) => Change::AddAddress(address),
+                Step::Change { .. } => Change::ReplaceAddress(address),
+                Step::Delete(_) => Change::DeleteAddress(address),
+            }),
+            Object::Neighbour(neighbour) => self.neighbour(neighbour).map(|neighbour| match self.step {
+                Step::Add(_) | Step::Change { .. } => Change::ReplaceNeighbour(neighbour),
+                Step::Delete(_) => Change::DeleteNeighbour(neighbour),
+            }),
+            Object::Fdb(entry) => self.fdb_entry(entry).map(|entry| match self.step {
+                Step::Add(_) | Step::Change { .. } => Change::ReplaceFdb(entry),
+                Step::Delete(_) => Change::DeleteFdb(entry),
+            }),
+            Object::Route(route) => self.route(route).map(|route| match self.step {
+                Step::Add(_) => Change::AddRoute(route),
+                Step::Change { .. } => Change::ReplaceRoute(route),
+                Step::Delete(_) => Change::DeleteRoute(route),
+            }),
+            Object::Link(_) | Object::Sysctl(_) | Object::Table(_) | Object::Chain(_) => return None,
+        };
+        Some(change)
+    }
+
+    /// Applies a step of any other kind.
     fn run(&mut self) -> Result<(), Error> {
         match self.step {
-            Step::Add(object) => match object {
-                Object::Link(link) => self.add_link(link),
-                Object::Sysctl(setting) => self.set(setting),
-                Object::Table(table) => self.write_table(table),
-                Object::Chain(_) => Err(Error::OnlyObserved { step: line(self.step) }),
-                Object::Address(address) => {
-                    let address = self.address(address)?;
-                    self.change(&Change::AddAddress(address))
-                }
-                Object::Neighbour(neighbour) => self.write_neighbour(neighbour),
-                Object::Fdb(entry) => self.write_fdb(entry),
-                Object::Route(route) => {
-                    let route = self.route(route)?;
-                    self.change(&Change::AddRoute(route))
-                }
-            },
-            Step::Change { from, to } => match (from, to) {
-                (Object::Link(from), Object::Link(to)) => self.change_link(from, to),
-                (_, Object::Link(_)) => Err(self.replaced()),
-                (_, Object::Sysctl(setting)) => self.set(setting),
-                (_, Object::Table(table)) => self.write_table(table),
-                (_, Object::Chain(_)) => Err(Error::OnlyObserved { step: line(self.step) }),
-                (_, Object::Address(address)) => {
-                    let address = self.address(address)?;
-                    self.change(&Change::ReplaceAddress(address))
-                }
-                (_, Object::Neighbour(neighbour)) => self.write_neighbour(neighbour),
-                (_, Object::Fdb(entry)) => self.write_fdb(entry),
-                (_, Object::Route(route)) => {
-                    let route = self.route(route)?;
-                    self.change(&Change::ReplaceRoute(route))
-                }
-            },
-            Step::Delete(object) => match self.delete(object) {
-                // What is gone already, or lived on a link that is gone, is as good as deleted.
-                Err(Error::Step { source, .. }) if source.is_not_found() => Ok(()),
-                Err(Error::NoLink { .. }) => Ok(()),
-                done => done,
-            },
+            Step::Add(Object::Link(link)) => self.add_link(link),
+            Step::Change { from: Object::Link(from), to: Object::Link(to) } => self.change_link(from, to),
+            Step::Change { to: Object::Link(_), .. } => Err(self.replaced()),
+            Step::Add(Object::Sysctl(setting)) | Step::Change { to: Object::Sysctl(setting), .. } => {
+                self.set(setting)
+            }
+            Step::Add(Object::Table(table)) | Step::Change { to: Object::Table(table), .. } => {
+                self.write_table(table)
+            }
+            Step::Delete(object) => self.delete(object),
+            Step::Add(_) | Step::Change { .. } => Err(Error::OnlyObserved { step: line(self.step) }),
         }
     }
 
@@ -75,8 +132,6 @@ impl Apply<'_> {
                 }
                 self.change(&Change::DeleteLink { index: found.index, name: found.name })
             }
-            // A setting cannot be absent.
-            Object::Sysctl(_) => Err(Error::OnlyObserved { step: line(self.step) }),
             Object::Table(table) => {
                 let deleted = self.kernel.nft.delete_table(&table.key());
                 deleted.map(|_| ()).map_err(|source| self.refused(source))
@@ -85,27 +140,8 @@ impl Apply<'_> {
             Object::Chain(chain) => {
                 self.kernel.nft.apply(&chain.removal()).map_err(|source| self.refused(source))
             }
-            Object::Address(address) => {
-                let address = self.address(address)?;
-                self.change(&Change::DeleteAddress(address))
-            }
-            Object::Neighbour(neighbour) => {
-                let index = self.index(&neighbour.link)?;
-                let mac = MacAddress(neighbour.mac.0);
-                self.change(&Change::DeleteNeighbour(netlink::Neighbour::permanent(
-                    index,
-                    neighbour.address,
-                    mac,
-                )))
-            }
-            Object::Fdb(entry) => {
-                let index = self.index(&entry.link)?;
-                self.change(&Change::DeleteFdb(fdb_entry(index, entry)))
-            }
-            Object::Route(route) => {
-                let route = self.route(route)?;
-                self.change(&Change::DeleteRoute(route))
-            }
+            // A setting cannot be absent; the others never come here.
+            _ => Err(Error::OnlyObserved { step: line(self.step) }),
         }
     }
 
@@ -126,8 +162,14 @@ impl Apply<'_> {
     }
 
     fn index(&mut self, name: &str) -> Result<u32, Error> {
+        if let Some(index) = self.indices.get(name) {
+            return Ok(*index);
+        }
         match self.look_up(name)? {
-            Some(link) => Ok(link.index),
+            Some(link) => {
+                self.indices.insert(name.to_owned(), link.index);
+                Ok(link.index)
+            }
             None => Err(Error::NoLink { step: line(self.step), link: name.to_owned() }),
         }
     }
@@ -166,9 +208,17 @@ impl Apply<'_> {
         if !is_same_kind(&found, &from.kind) {
             return Err(self.replaced());
         }
+        let mut mtu = to.mtu.filter(|_| to.mtu != from.mtu);
+        if let (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) = (&from.kind, &to.kind)
+            && have.learning != want.learning
+        {
+            self.change(&Change::SetVxlan { index: found.index, learning: want.learning })?;
+            // Which set the MTU back.
+            mtu = Some(to.mtu.unwrap_or(found.mtu));
+        }
         let settings = LinkSettings {
             up: Some(to.up),
-            mtu: to.mtu.filter(|_| to.mtu != from.mtu),
+            mtu,
             address: to.mac.filter(|_| to.mac != from.mac).map(|mac| MacAddress(mac.0)),
             alias: to.alias.clone().filter(|_| to.alias != from.alias),
             ..LinkSettings::default()
@@ -185,15 +235,14 @@ impl Apply<'_> {
         self.kernel.nft.set_table(table).map(|_| ()).map_err(|source| self.refused(source))
     }
 
-    fn write_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), Error> {
+    fn neighbour(&mut self, neighbour: &Neighbour) -> Result<netlink::Neighbour, Error> {
         let index = self.index(&neighbour.link)?;
-        let mac = MacAddress(neighbour.mac.0);
-        self.change(&Change::ReplaceNeighbour(netlink::Neighbour::permanent(index, neighbour.address, mac)))
+        Ok(netlink::Neighbour::permanent(index, neighbour.address, MacAddress(neighbour.mac.0)))
     }
 
-    fn write_fdb(&mut self, entry: &FdbEntry) -> Result<(), Error> {
+    fn fdb_entry(&mut self, entry: &FdbEntry) -> Result<netlink::FdbEntry, Error> {
         let index = self.index(&entry.link)?;
-        self.change(&Change::ReplaceFdb(fdb_entry(index, entry)))
+        Ok(netlink::FdbEntry::tunnel(index, MacAddress(entry.mac.0), entry.destination))
     }
 
     fn address(&mut self, address: &Address) -> Result<netlink::Address, Error> {
@@ -230,10 +279,6 @@ impl Apply<'_> {
         new.metric = Some(route.metric).filter(|metric| *metric != 0);
         Ok(new)
     }
-}
-
-fn fdb_entry(index: u32, entry: &FdbEntry) -> netlink::FdbEntry {
-    netlink::FdbEntry::tunnel(index, MacAddress(entry.mac.0), entry.destination)
 }
 
 fn is_same_kind(found: &netlink::Link, kind: &LinkKind) -> bool {

@@ -80,6 +80,11 @@ impl Kernel {
         apply::apply(self, step)
     }
 
+    /// Applies steps in order, going on after one that is refused; one outcome each. Cheaper than one by one.
+    pub fn apply_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
+        apply::apply_all(self, steps)
+    }
+
     /// What the choice of the external interface depends on; with `can_reach`, also the way to that address.
     ///
     /// # Errors
@@ -123,5 +128,9 @@ impl Port for Kernel {
 
     fn apply(&mut self, step: &Step) -> Result<(), Error> {
         Self::apply(self, step)
+    }
+
+    fn apply_all(&mut self, steps: &[Step]) -> Vec<Result<(), Error>> {
+        Self::apply_all(self, steps)
     }
 }

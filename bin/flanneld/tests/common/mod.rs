@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use loden_netlink::NetNs;
+use loden_netlink::{NetNs, NewLink, NewLinkKind, RouteSocket, VethPeer};
 use loden_sim_kube::{Config, Emulator, Handle, PatchType, Resource, write_kubeconfig};
 use serde_json::{Value, json};
 
@@ -105,6 +105,39 @@ impl World {
         world
     }
 
+    /// A machine on a segment: `eth0` 192.168.0.N/24 and the node `nN` with the pod CIDR 172.20.N.0/24.
+    pub(crate) fn on(segment: &Segment, number: u8) -> Self {
+        let netns = NetNs::anonymous().unwrap();
+        let mut pair = NewLink::new(
+            "eth0",
+            NewLinkKind::Veth(VethPeer {
+                name: format!("port{number}"),
+                netns: Some(segment.netns.clone()),
+                ..VethPeer::default()
+            }),
+        );
+        pair.up = true;
+        RouteSocket::open_in(&netns).unwrap().create_link(&pair).unwrap();
+        segment.ip(&format!("link set port{number} master br0 up"));
+        let name = format!("n{number}");
+        let cidr = format!("172.20.{number}.0/24");
+        let spec = json!({"podCIDR": cidr, "podCIDRs": [cidr]});
+        segment.kube.create(Resource::Nodes, "", json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        let world = Self {
+            netns,
+            kube: segment.kube.clone(),
+            dir: tempfile::tempdir().unwrap(),
+            api: segment.api,
+            emulator: segment.emulator.clone(),
+            server: None,
+        };
+        world.ip("link set lo up");
+        world.ip(&format!("address add 192.168.0.{number}/24 dev eth0"));
+        world.ip("route add default via 192.168.0.254 dev eth0");
+        write_kubeconfig(&world.path("kubeconfig"), &format!("http://{}", segment.api), "token").unwrap();
+        world
+    }
+
     /// A machine whose node has the pod CIDR 172.20.1.0/24.
     pub(crate) fn with_pod_cidr() -> Self {
         let world = Self::new();
@@ -143,6 +176,15 @@ impl World {
     pub(crate) fn ip(&self, line: &str) -> String {
         let args: Vec<&str> = line.split_whitespace().collect();
         self.netns.run(|| run("ip", &args)).unwrap()
+    }
+
+    /// What a program prints inside, whether or not it succeeds.
+    pub(crate) fn look(&self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
+        let output = self.netns.run(|| command.output().unwrap()).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// `nft` inside, the rest of the line as it would be typed; must succeed.
@@ -251,6 +293,40 @@ impl World {
         let api = self.api;
         let listener = self.netns.run(|| TcpListener::bind(api).unwrap()).unwrap();
         self.serve_api(listener);
+    }
+}
+
+/// A switch that machines are on, with an API server at 192.168.0.254.
+pub(crate) struct Segment {
+    pub(crate) netns: NetNs,
+    pub(crate) kube: Handle,
+    api: SocketAddr,
+    emulator: Emulator,
+    _server: Service,
+}
+
+impl Segment {
+    pub(crate) fn new() -> Self {
+        let netns =
+            NetNs::anonymous().expect("kernel tests need root: they make network namespaces of their own");
+        let listener = netns
+            .run(|| {
+                run("ip", &["link", "set", "lo", "up"]);
+                run("ip", &["link", "add", "br0", "up", "type", "bridge"]);
+                run("ip", &["address", "add", "192.168.0.254/24", "dev", "br0"]);
+                TcpListener::bind("192.168.0.254:0").unwrap()
+            })
+            .unwrap();
+        let api = listener.local_addr().unwrap();
+        let emulator = Emulator::new(Config::default());
+        let serving = emulator.clone();
+        let server = Service::start(listener, |listener| async move { serving.serve(listener).await });
+        Self { netns, kube: emulator.handle(), api, emulator, _server: server }
+    }
+
+    fn ip(&self, line: &str) {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        self.netns.run(|| run("ip", &args)).unwrap();
     }
 }
 

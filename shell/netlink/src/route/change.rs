@@ -29,6 +29,14 @@ pub enum Change {
         /// All of its settings from now on.
         config: BridgeConfig,
     },
+    /// Change what can be changed on a living VXLAN link. The kernel sets the MTU back with it, to what the link was made
+    /// with; set it again after this.
+    SetVxlan {
+        /// Which.
+        index: u32,
+        /// Learn remote addresses from traffic.
+        learning: bool,
+    },
     /// Change a link's settings as a port of its bridge; `None` leaves a thing as it is.
     SetBridgePort {
         /// Which link.
@@ -86,6 +94,7 @@ impl Change {
         match self {
             Self::CreateLink(new) => link_message::create(new),
             Self::SetLink { index, settings } => link_message::set(*index, settings),
+            Self::SetVxlan { index, learning } => link_message::set_vxlan(*index, *learning),
             Self::SetBridgePort { index, hairpin, isolated, learning } => {
                 link_message::set_port(*index, *hairpin, *isolated, *learning)
             }
@@ -159,6 +168,9 @@ impl fmt::Display for Change {
             Self::SetLink { index, settings } => {
                 write!(f, "set link {index}")?;
                 write_settings(f, settings)
+            }
+            Self::SetVxlan { index, learning } => {
+                write!(f, "set link {index} type vxlan {}learning", if *learning { "" } else { "no" })
             }
             Self::SetBridgePort { index, hairpin, isolated, learning } => {
                 write!(f, "set bridge port {index}")?;

@@ -208,6 +208,16 @@ pub(super) fn set(index: u32, settings: &LinkSettings) -> Message {
     m
 }
 
+/// Settings of a kind go into the message that makes links, without the flag that makes one.
+pub(super) fn set_vxlan(index: u32, learning: bool) -> Message {
+    let mut m = Message::new(RTM_NEWLINK, 0, &header(AF_UNSPEC, index, 0, 0));
+    m.nest(IFLA_LINKINFO, |m| {
+        m.text(IFLA_INFO_KIND, "vxlan");
+        m.nest(IFLA_INFO_DATA, |m| m.u8(IFLA_VXLAN_LEARNING, u8::from(learning)));
+    });
+    m
+}
+
 /// An alias cannot be given at creation; it is set by name right after.
 pub(super) fn set_alias(name: &str, alias: &str) -> Message {
     let mut m = Message::new(RTM_SETLINK, 0, &header(AF_UNSPEC, 0, 0, 0));
