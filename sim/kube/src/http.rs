@@ -24,8 +24,10 @@ use crate::failure::Failure;
 use crate::model::{self, DeleteOptions, Deleted, ListOptions, Part, Write};
 use crate::openapi;
 use crate::patch::PatchType;
+use crate::protobuf;
 use crate::representation::Representation;
 use crate::request::{Place, Query, Target, Verb, place, verb};
+use crate::resource::Resource;
 use crate::selector::Selector;
 use crate::shared::{Shared, stamp};
 use crate::store::Key;
@@ -149,13 +151,13 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Res
         Verb::Get => (200, get(shared, &key, &query, representation)?),
         Verb::List => (200, list(shared, &target, &query, representation)?),
         Verb::Create => {
-            let object = json_body(&content_type, &body)?;
+            let object = object_body(target.resource, &content_type, &body)?;
             let made = shared
                 .change(|store| model::create(store, target.resource, &namespace, object, &mut write))?;
             (201, representation.object(&made))
         }
         Verb::Update => {
-            let object = json_body(&content_type, &body)?;
+            let object = object_body(target.resource, &content_type, &body)?;
             let existed = shared.store().get(&key).is_some();
             let made = shared.change(|store| model::update(store, &key, part, object, &mut write))?;
             (if existed { 200 } else { 201 }, representation.object(&made))
@@ -269,11 +271,13 @@ fn apply_body(body: &[u8]) -> Result<Value, Failure> {
     })
 }
 
-fn json_body(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
-    if !matches!(media_type(content_type), "" | "application/json") {
-        return Err(Failure::media_type("application/json"));
+fn object_body(resource: Resource, content_type: &str, body: &[u8]) -> Result<Value, Failure> {
+    match media_type(content_type) {
+        "" | "application/json" => parse(body),
+        protobuf::MEDIA_TYPE if protobuf::reads(resource) => protobuf::decode(resource, body)
+            .ok_or_else(|| Failure::bad_request(format!("the body is no {} in protobuf", resource.kind()))),
+        _ => Err(Failure::media_type("application/json")),
     }
-    parse(body)
 }
 
 fn delete_options(body: &[u8]) -> Result<DeleteOptions, Failure> {
@@ -349,7 +353,7 @@ fn delete_many(
 fn deletion(key: &Key, outcome: &Deleted, representation: Representation) -> Value {
     match outcome {
         Deleted::Held(object) => representation.object(object),
-        Deleted::Gone(object) if key.resource == crate::Resource::Pods => representation.object(object),
+        Deleted::Gone(object) if key.resource == Resource::Pods => representation.object(object),
         Deleted::Gone(object) => {
             let mut details = json!({"name": key.name, "kind": key.resource.plural(),
                 "uid": object.pointer("/metadata/uid").cloned().unwrap_or_default()});

@@ -1,10 +1,12 @@
 //! An emulator of the part of the Kubernetes API that Loden needs, speaking the real protocol: `kubectl` and anybody's
 //! client library work against it.
 //!
-//! Served are nodes, pods, events, configmaps, namespaces and leases, with discovery, lists in pages, watches with
-//! bookmarks, the three kinds of patch, optimistic concurrency, bearer tokens with permissions, and the `Status` object
+//! Served are nodes, pods, events, configmaps, secrets, namespaces, service accounts, leases, daemonsets, deployments, roles
+//! and their bindings, with discovery, OpenAPI, lists in pages, tables, watches with bookmarks, all four kinds of patch,
+//! optimistic concurrency, ownership of fields, strict validation, bearer tokens with permissions, and the `Status` object
 //! that explains each refusal. There is no scheduler, no kubelet and no controller: an object changes when a client
-//! changes it. Server-side apply and protobuf are answered with 415.
+//! changes it, and roles grant nothing ([`Permission`] does). Answers are JSON; bodies in protobuf are read for the small
+//! kinds and else answered with 415.
 //!
 //! The model (versions, log, rules) knows nothing of HTTP; [`Handle`] reaches it from inside the process.
 //!
@@ -22,6 +24,7 @@ mod model;
 mod openapi;
 mod ownership;
 mod patch;
+mod protobuf;
 mod representation;
 mod request;
 mod resource;

@@ -140,7 +140,11 @@ fn random() -> u64 {
 
 /// `metav1.Time`: whole seconds, UTC.
 pub(crate) fn now() -> String {
-    let moment = time::OffsetDateTime::now_utc();
+    rfc3339(time::OffsetDateTime::now_utc())
+}
+
+/// A moment in UTC, in whole seconds.
+pub(crate) fn rfc3339(moment: time::OffsetDateTime) -> String {
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
         moment.year(),
