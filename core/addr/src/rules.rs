@@ -136,7 +136,10 @@ pub(crate) fn broken(inputs: &ClusterInputs) -> Vec<BrokenRule> {
     let mut findings = Findings(Vec::new());
     well_formed(inputs, &mut findings);
     if !findings.0.is_empty() {
-        // Comparing ranges that are not what was meant would only add noise.
+        // Comparing ranges that are not what was meant would only add noise; sizes are what they are.
+        if matches!(inputs.pod_cidr, IpNet::V4(_)) {
+            sizes(inputs, &mut findings);
+        }
         return findings.0;
     }
     vpc(inputs, &mut findings);
@@ -449,6 +452,15 @@ mod tests {
             assert!(text.contains(side), "{side:?} is not named in: {text}");
         }
         assert!(!found.remedy.is_empty());
+    }
+
+    #[test]
+    fn a_malformed_range_hides_no_wrong_size() {
+        let mut inputs = good();
+        inputs.service_cidr = net("172.21.0.1/20");
+        inputs.pods_per_node = 100;
+        let rules: Vec<Rule> = broken(&inputs).iter().map(|broken| broken.rule).collect();
+        assert_eq!(rules, [Rule::HostBits, Rule::PodsPerNode]);
     }
 
     #[test]
