@@ -116,7 +116,7 @@ fn the_ranges_are_a_cluster_that_can_be_built() {
 
 /// Node IPAM, routes, conditions, events, leadership and a conflict: all that the controller ever asks for.
 #[tokio::test]
-async fn the_roles_and_the_policy_are_enough_and_no_more_than_that() {
+async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
     let mut granted = permissions(&object("ClusterRole", "loden-controller"));
     granted.extend(permissions(&object("Role", "loden-controller")));
     let world = World::with_permissions(granted).await;
