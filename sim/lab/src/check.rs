@@ -425,7 +425,10 @@ fn route_entries(status: &Status) -> Row {
             .entries
             .iter()
             .filter(|entry| {
-                entry.custom && (entry.destination == subnet || entry.next_hop == node.instance.id)
+                let among_pods =
+                    loden_addr::contains(status.inputs.pod_cidr.into(), entry.destination.into());
+                let to_it = among_pods && entry.next_hop == node.instance.id;
+                entry.custom && (entry.destination == subnet || to_it)
             })
             .collect();
         match own.as_slice() {
