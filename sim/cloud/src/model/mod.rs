@@ -7,6 +7,7 @@
 mod access;
 mod admin;
 mod api;
+mod conditions;
 mod ecs;
 mod entries;
 mod faults;
