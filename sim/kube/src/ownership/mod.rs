@@ -10,3 +10,6 @@ mod fields;
 
 pub(crate) use apply::applied;
 pub(crate) use entries::{Author, Owners, blank};
+
+#[cfg(test)]
+mod tests;

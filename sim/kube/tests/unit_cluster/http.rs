@@ -370,21 +370,31 @@ async fn a_watch_ends_at_its_time_with_a_last_bookmark() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Whatever is sent, a well-formed answer comes, and the emulator lives on.
     #[test]
     fn garbage_gets_a_status(
         requests in prop::collection::vec((
             prop::sample::select(vec!["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
-            prop::sample::select(vec!["/api/v1/nodes", "/api/v1/nodes/a", "/api/v1/nodes/a/status", "/api/v1/namespaces/default/events", "/apis", ""]),
+            prop::sample::select(vec!["/api/v1/nodes", "/api/v1/nodes/a", "/api/v1/nodes/a/status", "/api/v1/namespaces/default/events",
+                "/apis/apps/v1/namespaces/default/daemonsets", "/apis/apps/v1/namespaces/default/deployments/d?fieldManager=m",
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+                "/api/v1/namespaces/default/configmaps/c?fieldManager=m&fieldValidation=Strict", "/api/v1/nodes/a?fieldManager=m&force=true",
+                "/api/v1/namespaces/default/secrets", "/openapi/v2", "/openapi/v3", "/apis", ""]),
             "[!-~&&[^#\"<>`{}]]{0,12}",
-            prop::sample::select(vec!["", "application/json", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"]),
+            prop::sample::select(vec!["", "application/json", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml",
+                "application/vnd.kubernetes.protobuf"]),
             prop_oneof![
                 "[ -~]{0,40}",
                 Just("{\"metadata\":{\"labels\":{\"a\":{\"$patch\":[]}}},\"spec\":{\"taints\":{}}}".to_owned()),
                 Just("{\"metadata\":null,\"status\":{\"conditions\":[{\"type\":{}}]},\"spec\":{\"podCIDRs\":[\"/\"]}}".to_owned()),
                 Just("[{\"op\":\"remove\",\"path\":\"/metadata\"}]".to_owned()),
+                Just("{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{\"finalizers\":[{}]},\"spec\":{\"taints\":[null]}}".to_owned()),
+                Just("{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"data\":{\"a\":null},\"x\":[]}".to_owned()),
+                Just("{\"metadata\":{\"name\":\"r\",\"managedFields\":[{\"fieldsV1\":{\"k:\":{}}}]},\"rules\":[null],\"subjects\":[null],\"roleRef\":{}}".to_owned()),
+                Just("{\"metadata\":{\"name\":\"d\"},\"spec\":{\"selector\":{},\"template\":{\"spec\":{\"containers\":[null,{\"ports\":[{}],\"env\":[{}]}]}}}}".to_owned()),
+                Just("k8s\u{0}\u{12}\u{7f}".to_owned()),
             ],
         ), 1..12),
     ) {
@@ -395,7 +405,8 @@ proptest! {
             for (method, path, tail, media_type, body) in requests {
                 if tail.contains("watch") { continue }
                 let headers = format!("{}Content-Type: {media_type}\r\n", bearer());
-                let path = format!("{path}/{}", tail.trim_start_matches('/'));
+                let joint = if path.contains('?') { "&" } else { "/" };
+                let path = format!("{path}{joint}{}", tail.trim_start_matches('/'));
                 let path = path.trim_end_matches('/');
                 let path = if path.is_empty() { "/" } else { path };
                 let answer = send(&server, method, path, &headers, body.as_bytes()).await;
