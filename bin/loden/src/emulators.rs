@@ -53,11 +53,12 @@ pub(crate) struct CloudArgs {
     print_config: bool,
 }
 
-/// The part of the Kubernetes API that Loden uses.
+/// The part of the Kubernetes API that a cluster's network needs.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Nodes with their status, pods, events, configmaps, namespaces and leases; lists in pages, watches with bookmarks and 410 Gone, the three \
-patches, conflicts, bearer tokens. With a token it speaks TLS, as kubectl demands. There is no scheduler, no kubelet and no controller in it.
+Nodes with their status, pods, events, configmaps, secrets, namespaces, service accounts, leases, daemonsets, deployments, roles and their \
+bindings; lists in pages, watches with bookmarks and 410 Gone, all four patches with server-side apply, validation, OpenAPI, conflicts, bearer \
+tokens. kubectl works with it unchanged. With a token it speaks TLS, as kubectl demands. There is no scheduler, no kubelet and no controller in it.
 
 Example:
   loden kube-emulator --token secret --kubeconfig /tmp/kubeconfig
