@@ -285,6 +285,48 @@ fn peers_come_change_and_go_one_at_a_time() {
 }
 
 #[test]
+fn a_thousand_peers_are_reached_and_one_that_moves_is_one_step() {
+    let world = World::with_pod_cidr();
+    world.write(
+        "net-conf.json",
+        r#"{"Network": "172.16.0.0/12", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}"#,
+    );
+    for i in 0..1000_u32 {
+        let (high, low) = (i / 250, i % 250);
+        let cidr = format!("172.{}.{low}.0/24", 21 + high);
+        let mac = format!("02:00:00:00:{high:02x}:{low:02x}");
+        let node = json!({
+            "metadata": {"name": format!("peer{i}"), "annotations": annotations(&format!("10.7.{high}.{low}"), &mac)},
+            "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+        });
+        world.kube.create(Resource::Nodes, "", node).unwrap();
+    }
+    let flanneld = world.start(&["-v=1"]);
+    world.wait_ready(&flanneld);
+    let count = |line: &str| world.look(line).lines().count();
+    assert_eq!(count("ip -4 route show proto 77"), 1000);
+    assert_eq!(count("ip neighbour show dev flannel.1 nud permanent"), 1000);
+    assert_eq!(count("bridge fdb show dev flannel.1"), 1000);
+    let patch = json!({"metadata": {"annotations": annotations("10.9.9.9", "02:00:00:00:00:07")}});
+    let before = flanneld.log().len();
+    world.kube.patch(Resource::Nodes, "", "peer7", PatchType::Merge, &patch).unwrap();
+    wait_until("the peer has moved", &|| flanneld.log(), || {
+        world.look("bridge fdb show dev flannel.1").contains("dst 10.9.9.9")
+    });
+    world.ip("link delete flannel.1");
+    wait_until("all are back", &|| flanneld.log(), || {
+        count("ip -4 route show proto 77") == 1000 && count("bridge fdb show dev flannel.1") == 1000
+    });
+    let log = flanneld.log();
+    let until_deleted = log.split_at(before).1.split("ip link add").next().unwrap();
+    let steps: Vec<&str> = until_deleted.lines().filter(|line| line.contains("step=")).collect();
+    assert!(
+        matches!(&steps[..], [one] if one.contains("bridge fdb replace 02:00:00:00:00:07 dev flannel.1 dst 10.9.9.9")),
+        "{steps:?}"
+    );
+}
+
+#[test]
 fn what_go_flanneld_left_goes_at_start_and_its_mac_address_stays() {
     let world = world();
     let known = "12:c6:65:89:b4:e3";
