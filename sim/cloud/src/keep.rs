@@ -15,38 +15,38 @@ use crate::model::StateError;
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     /// Not readable.
-    #[error("cannot read the emulator's state {path}: {source}")]
+    #[error("cannot read the emulator's state {path}: {cause}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// No JSON.
-    #[error("the emulator's state {path} is not JSON: {source}; remove the file to start afresh")]
+    #[error("the emulator's state {path} is not JSON: {cause}; remove the file to start afresh")]
     Json {
         /// The file.
         path: String,
         /// Where and why.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// Not a state.
-    #[error("the emulator's state {path} is refused: {source}; remove the file to start afresh")]
+    #[error("the emulator's state {path} is refused: {cause}; remove the file to start afresh")]
     State {
         /// The file.
         path: String,
         /// Why.
-        source: StateError,
+        cause: StateError,
     },
     /// Not writable.
     #[error(
-        "cannot write the emulator's state {path}: {source}; is there room, and may its folder be written?"
+        "cannot write the emulator's state {path}: {cause}; is there room, and may its folder be written?"
     )]
     Write {
         /// The file.
         path: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -70,22 +70,22 @@ impl Keeper {
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(KeepError::Read { path: self.name(), source }),
+            Err(cause) => return Err(KeepError::Read { path: self.name(), cause }),
         };
         let state =
-            serde_json::from_slice(&bytes).map_err(|source| KeepError::Json { path: self.name(), source })?;
-        Emulator::restore(state).map(Some).map_err(|source| KeepError::State { path: self.name(), source })
+            serde_json::from_slice(&bytes).map_err(|cause| KeepError::Json { path: self.name(), cause })?;
+        Emulator::restore(state).map(Some).map_err(|cause| KeepError::State { path: self.name(), cause })
     }
 
     pub(crate) fn write(&self, handle: &Handle) -> Result<(), KeepError> {
-        let state = handle.save().map_err(|source| KeepError::State { path: self.name(), source })?;
+        let state = handle.save().map_err(|cause| KeepError::State { path: self.name(), cause })?;
         let beside = self.beside();
         let written = write_whole(&beside, state.to_string().as_bytes())
             .and_then(|()| std::fs::rename(&beside, &self.path));
-        written.map_err(|source| {
+        written.map_err(|cause| {
             // Whether it goes or not changes nothing about what failed.
             let _ = std::fs::remove_file(&beside);
-            KeepError::Write { path: self.name(), source }
+            KeepError::Write { path: self.name(), cause }
         })
     }
 

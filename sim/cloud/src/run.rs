@@ -28,7 +28,7 @@ pub enum RunError {
     NoSuchInstance(String),
     /// An address cannot be listened on.
     #[error(
-        "cannot listen on {address} for {purpose}: {source}; choose another address or stop whoever has it"
+        "cannot listen on {address} for {purpose}: {cause}; choose another address or stop whoever has it"
     )]
     Listen {
         /// The address.
@@ -36,7 +36,7 @@ pub enum RunError {
         /// What for.
         purpose: &'static str,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A listener failed while it ran.
     #[error("the emulator stopped: {0}")]
@@ -131,7 +131,7 @@ fn make(config: &Config) -> Result<Emulator, RunError> {
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<(TcpListener, SocketAddr), RunError> {
-    let refused = |source| RunError::Listen { address, purpose, source };
+    let refused = |cause| RunError::Listen { address, purpose, cause };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let bound = listener.local_addr().map_err(refused)?;
     Ok((listener, bound))

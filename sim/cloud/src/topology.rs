@@ -50,18 +50,18 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not readable.
-    #[error("cannot read the emulator's {what} {path}: {source}")]
+    #[error("cannot read the emulator's {what} {path}: {cause}")]
     Read {
         /// What the file is.
         what: &'static str,
         /// The file.
         path: String,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Not the JSON that is expected.
     #[error(
-        "the emulator's {what} {path} is not valid: {source}; see `loden cloud-emulator --help` for the keys"
+        "the emulator's {what} {path} is not valid: {cause}; see `loden cloud-emulator --help` for the keys"
     )]
     Parse {
         /// What the file is.
@@ -69,7 +69,7 @@ pub enum ConfigError {
         /// The file.
         path: String,
         /// Where and why.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
 }
 
@@ -94,8 +94,8 @@ pub fn read_faults(path: &Path) -> Result<Vec<crate::Fault>, ConfigError> {
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, ConfigError> {
     let name = || path.display().to_string();
     let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { what, path: name(), source })?;
-    serde_json::from_str(&text).map_err(|source| ConfigError::Parse { what, path: name(), source })
+        std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { what, path: name(), cause })?;
+    serde_json::from_str(&text).map_err(|cause| ConfigError::Parse { what, path: name(), cause })
 }
 
 /// Behaviour of the emulator that may be changed while it runs.
