@@ -217,6 +217,16 @@ fn manifests_are_applied_and_found_unchanged() {
 }
 
 #[test]
+fn what_we_tell_people_to_apply_is_applied() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/loden.yaml");
+    for program in programs() {
+        let bench = Bench::new(program);
+        let text = bench.ok(&["apply", "-f", manifest.to_str().unwrap()]);
+        assert!(text.lines().count() > 5 && text.lines().all(|line| line.ends_with(" created")), "{text}");
+    }
+}
+
+#[test]
 fn a_misspelt_field_is_refused() {
     for program in programs() {
         let bench = Bench::new(program);
