@@ -116,10 +116,26 @@ impl Random {
     /// A plan of at least `steps` steps from what is observed to some desired network, with that network.
     pub fn plan(&mut self, observed: &Observed, steps: usize) -> (Desired, Plan) {
         loop {
-            let desired = self.desired();
+            let mut desired = self.desired();
+            self.lead_directly(&mut desired.objects, observed);
             let plan = diff(&desired, observed);
             if plan.steps.len() >= steps {
                 return (desired, plan);
+            }
+        }
+    }
+
+    /// Routes by next hops on the network of somebody's bridge, where there is one.
+    fn lead_directly(&mut self, objects: &mut Objects, observed: &Observed) {
+        for (third, name) in [(0, "br0"), (1, "br1")] {
+            let has_network =
+                observed.objects.addresses_on(name).any(|net| net == v4(192, 168, third, 1, 24));
+            for peer in 0..3 {
+                if has_network && self.often(5) {
+                    let via = IpAddr::V4(Ipv4Addr::new(192, 168, third, 2 + self.small(2)));
+                    let route = through(v4(10, 244, 110 + peer, 0, 24), name, Some(via));
+                    objects.insert(Object::Route(Route { onlink: false, ..route }));
+                }
             }
         }
     }
