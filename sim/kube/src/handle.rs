@@ -7,7 +7,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::failure::Failure;
-use crate::model::{self, At, DeleteOptions, Deleted, ListOptions, Part, Validation, Write};
+use crate::listing::{self, At, ListOptions};
+use crate::model::{self, DeleteOptions, Deleted, Part, Validation, Write};
 use crate::patch::PatchType;
 use crate::request::Verb;
 use crate::resource::Resource;
@@ -82,7 +83,7 @@ impl Handle {
         let selector = Selector::parse(resource, labels, fields)?;
         let options = ListOptions { at: At::Latest, limit: None, from: None };
         let page =
-            model::list(&self.shared.store(), resource, None, |object| selector.matches(object), &options)?;
+            listing::list(&self.shared.store(), resource, None, |object| selector.matches(object), &options)?;
         Ok(page.items.iter().map(|object| Value::clone(object)).collect())
     }
 

@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use crate::config::Token;
 use crate::discovery;
 use crate::failure::Failure;
-use crate::model::{self, DeleteOptions, Deleted, ListOptions, Part, Write};
+use crate::listing::{self, ListOptions};
+use crate::model::{self, DeleteOptions, Deleted, Part, Write};
 use crate::openapi;
 use crate::patch::PatchType;
 use crate::protobuf;
@@ -312,7 +313,7 @@ fn list(
     let selector =
         Selector::parse(target.resource, query.text("labelSelector"), query.text("fieldSelector"))?;
     let options = query.list_options()?;
-    let page = model::list(
+    let page = listing::list(
         &shared.store(),
         target.resource,
         target.namespace.as_deref(),
@@ -335,7 +336,7 @@ fn delete_many(
     shared.change(|store| {
         let namespace = target.namespace.as_deref();
         let page =
-            model::list(store, target.resource, namespace, |object| selector.matches(object), &options)?;
+            listing::list(store, target.resource, namespace, |object| selector.matches(object), &options)?;
         for object in &page.items {
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let key = Key::new(target.resource, text("/metadata/namespace"), text("/metadata/name"));

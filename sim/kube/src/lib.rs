@@ -20,6 +20,7 @@ mod discovery;
 mod failure;
 mod handle;
 mod http;
+mod listing;
 mod model;
 mod openapi;
 mod ownership;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::listing::{At, Continue, ListOptions, Page, list};
 
 fn write(number: u32) -> Write {
     let stamp = Stamp {

@@ -4,7 +4,7 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::model::Page;
+use crate::listing::Page;
 use crate::request::Query;
 use crate::resource::Resource;
 use crate::table::{self, Include, metadata_only};

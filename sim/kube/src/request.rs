@@ -6,7 +6,8 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::failure::Failure;
-use crate::model::{At, Continue, ListOptions, Validation};
+use crate::listing::{At, Continue, ListOptions};
+use crate::model::Validation;
 use crate::resource::Resource;
 
 /// What is done to an object, as roles spell it.
