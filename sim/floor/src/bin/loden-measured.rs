@@ -112,7 +112,8 @@ fn desired(count: u16) -> Result<Desired, Error> {
         }));
     }
     let network = peers::NETWORK.parse().map_err(told)?;
-    Ok(Desired { scope: Scope { networks: vec![network], ..Scope::default() }, objects })
+    let scope = Scope { networks: vec![network], ..Scope::default() };
+    Ok(Desired { scope, objects, ..Desired::default() })
 }
 
 fn table() -> Table {
