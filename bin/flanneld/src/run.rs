@@ -21,6 +21,9 @@ const NEEDS: &str =
 /// How long a dry run waits for the API server and the metadata service.
 const DRY_RUN_PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long the start waits to hear whether the API server lets us in.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
 /// Runs until SIGINT or SIGTERM, or until something makes it pointless to go on. Nothing is torn down at the end.
 pub(crate) async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -69,6 +72,7 @@ async fn work(config: Config, readiness: Readiness) -> Result<()> {
     kernel.observe(&Scope::default()).context(NEEDS)?;
     let cluster = loden_kube::connect(&config.access).await?;
     let name = node_name(&cluster).await?;
+    refused_at_once(&cluster, &name).await?;
     let (dry_run, annotation_prefix) = (config.dry_run, config.annotation_prefix.clone());
     let settings = config.settings(conf, backend, vxlan, name.clone());
     let watch = cluster.watch_nodes(WatchOptions {
@@ -82,6 +86,15 @@ async fn work(config: Config, readiness: Readiness) -> Result<()> {
         return std::io::stdout().write_all(text.as_bytes()).context("print the plan");
     }
     Ok(daemon.run().await?)
+}
+
+/// Ends the start where the API server answers and does not let us in: waiting mends no token and no role. A server that is silent or
+/// busy is another matter; the network is kept as it must be while it is waited for.
+async fn refused_at_once(cluster: &Cluster, node: &str) -> Result<()> {
+    match tokio::time::timeout(FIRST_ANSWER, cluster.node(node)).await {
+        Ok(Err(error)) if !error.is_transient() => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn read_net_conf(config: &Config) -> Result<NetConf> {

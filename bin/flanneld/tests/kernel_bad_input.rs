@@ -4,6 +4,8 @@ mod common;
 
 use std::process::Command;
 
+use loden_sim_kube::{Config, Token};
+
 use common::{NET_CONF, NODE, Tiny, World, wait_until};
 
 /// What must not have happened when flanneld refused to start.
@@ -187,5 +189,17 @@ fn a_dry_run_prints_and_changes_nothing() {
     }
     assert_eq!(world.sysctl("net/ipv4/ip_forward"), "0");
     world.set_sysctl("net/ipv4/ip_forward", &forwarding);
+    assert_untouched(&world);
+}
+
+#[test]
+fn credentials_that_the_api_server_refuses_end_the_start() {
+    let config = Config { tokens: vec![Token::admin("another")], ..Config::default() };
+    let world = World::serving(config);
+    let (code, said) = world.start_with(&world.args(), &[("NODE_NAME", NODE)]).ended();
+    assert_eq!(code, Some(1), "{said}");
+    for word in ["get node n1", "http://127.0.0.1", "401", "check the token"] {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
     assert_untouched(&world);
 }
