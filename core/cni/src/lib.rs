@@ -1,6 +1,6 @@
 //! The CNI protocol without its side effects.
 //!
-//! Owns what a plugin reads and prints: the environment ([`env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
+//! Owns what a plugin reads and prints: the environment ([`mod@env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
 //! versions and results of every version ([`version`], [`result`]), errors ([`error`]); and the pure half of each plugin:
 //! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], and masquerading ([`masquerade`]). Formats, names and texts
 //! are those of the specification and of the Go plugins, since runtimes, operators and Go plugins on the same node read them.
