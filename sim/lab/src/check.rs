@@ -155,7 +155,8 @@ pub fn check(lab: &LabName, mut progress: impl FnMut(&str)) -> Result<Report> {
     Ok(Report { rows, took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
 }
 
-const SIZES: &str = "ICMP UDP TCP, small and 64 KiB";
+/// The largest datagram of IPv4 is a little less than 64 KiB: see [`Size::Large`].
+const SIZES: &str = "TCP 64 KiB, ICMP UDP 65507 B, small";
 
 /// The namespaces with their echo servers running.
 struct Bench<'a> {
@@ -175,6 +176,11 @@ impl<'a> Bench<'a> {
         let internet = namespace(&status.lab.namespace("internet"))?;
         servers.push(EchoServer::start(&internet, status.internet.host, ECHO_PORT)?);
         Ok(Self { status, _servers: servers })
+    }
+
+    /// Name of a node's cluster. Pods of different clusters are none of each other's network: they are masqueraded.
+    fn cluster(&self, node: &str) -> Option<&str> {
+        self.status.nodes.iter().find(|each| each.name() == node).map(|each| each.cluster.as_str())
     }
 
     fn same_node(&self) -> Result<Vec<Probe>> {
@@ -202,6 +208,7 @@ impl<'a> Bench<'a> {
         for (at, from) in chosen.iter().enumerate() {
             let others =
                 chosen.iter().enumerate().filter(|(other, to)| to.node != from.node && near(at, *other));
+            let others = others.filter(|(_, to)| self.cluster(&to.node) == self.cluster(&from.node));
             for (_, to) in others {
                 let pair = if from.node < to.node { (&from.node, &to.node) } else { (&to.node, &from.node) };
                 let probes = every_way(from, from.address, to.address)?;
@@ -252,7 +259,8 @@ impl<'a> Bench<'a> {
         let mut probes = Vec::new();
         for service in &self.status.cluster_services {
             let home = self.status.pods.iter().find(|pod| pod.name == service.backend).map(|pod| &pod.node);
-            for pod in self.status.pods.iter().filter(|pod| Some(&pod.node) != home) {
+            let near = |pod: &&Pod| home.is_some_and(|home| self.cluster(home) == self.cluster(&pod.node));
+            for pod in self.status.pods.iter().filter(near).filter(|pod| Some(&pod.node) != home) {
                 let all = every_way(pod, pod.address, service.address)?;
                 probes.extend(all.into_iter().filter(|probe| probe.protocol != Protocol::Icmp));
             }

@@ -27,6 +27,9 @@ pub enum Request {
     NodeAdd {
         /// Its name; `node-<n>` when absent.
         name: Option<String>,
+        /// Place of the cluster that it joins, from 0.
+        #[serde(default)]
+        cluster: usize,
     },
     /// Take a node out in order: pods, flanneld, node object, instance.
     NodeRemove {
@@ -82,8 +85,15 @@ pub enum Request {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ProcessName {
-    /// The controller.
-    Controller,
+    /// A controller.
+    Controller {
+        /// Place of its cluster, from 0.
+        #[serde(default)]
+        cluster: usize,
+        /// Route tables that it is to serve from now on, besides the system table; those before when absent.
+        #[serde(default)]
+        route_table_ids: Option<Vec<String>>,
+    },
     /// The flanneld of a node.
     Flanneld(String),
 }

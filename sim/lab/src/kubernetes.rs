@@ -1,24 +1,38 @@
 //! The cluster's API as the lab uses it from inside the supervisor: what a kubelet and a cluster's installer would write there, and what a
 //! scheduler would read.
 
-use std::net::Ipv4Addr;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use ipnet::Ipv4Net;
-use loden_sim_kube::{Config, Emulator, Handle, PatchType, Resource, Token};
+use loden_sim_kube::{Config, Emulator, Handle, PatchType, Resource, Tls, Token};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::control::Event;
-use crate::error::{Context, Result};
-use crate::spec::Inputs;
+use crate::error::{Context, Error, Result};
+use crate::fabric::API_ADDRESS;
+use crate::names::LabName;
 use crate::status::Condition;
 
-/// The emulated API server of a lab.
+/// Port of the first cluster's API on [`API_ADDRESS`]; the next cluster's is the next one.
+const FIRST_PORT: u16 = 6443;
+
+/// The emulated API server of one cluster of a lab.
 #[derive(Clone, Debug)]
 pub struct Kubernetes {
+    /// The cluster's name, by which its controller marks its route entries.
+    pub name: String,
+    /// The range that is cut into its nodes' subnets.
+    pub pod_cidr: Ipv4Net,
+    /// Where its members reach it.
+    pub address: SocketAddr,
     emulator: Emulator,
     handle: Handle,
     token: String,
+    tls: Tls,
 }
 
 /// A node object, reduced to what the lab looks at.
@@ -31,17 +45,16 @@ pub struct KubeNode {
 }
 
 impl Kubernetes {
-    /// An empty cluster whose clients have one token, drawn anew for each lab.
+    /// An empty cluster, the lab's first or a later one, whose clients have one token, drawn anew for each cluster.
     ///
     /// # Errors
     /// No randomness is to be had, or the first objects are refused.
-    pub fn new(inputs: &Inputs) -> Result<Self> {
+    pub fn new(lab: &LabName, at: u16, pod_cidr: Ipv4Net) -> Result<Self> {
         let token = crate::cluster::random_hex()?;
         let emulator = Emulator::new(Config { tokens: vec![Token::admin(&token)], ..Config::default() });
         let handle = emulator.handle();
         // Where kubeadm and the flannel manifest keep the cluster's ranges, for whoever looks for them.
-        let net_conf =
-            json!({ "Network": inputs.pod_cidr, "EnableNFTables": true, "Backend": { "Type": "alloc" } });
+        let net_conf = json!({ "Network": pod_cidr, "EnableNFTables": true, "Backend": { "Type": "alloc" } });
         let configuration = json!({
             "metadata": { "name": "kube-flannel-cfg" },
             "data": { "net-conf.json": net_conf.to_string() },
@@ -49,18 +62,33 @@ impl Kubernetes {
         handle
             .create(Resource::ConfigMaps, "kube-system", configuration)
             .during(|| "store the network's configuration".to_owned())?;
-        Ok(Self { emulator, handle, token })
+        let names = ["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string(), API_ADDRESS.to_string()];
+        let name = if at == 0 { lab.to_string() } else { format!("{lab}-{}", at + 1) };
+        let tls = Tls::new(&names).during(|| format!("make certificates for cluster {name}"))?;
+        let address = SocketAddr::from((API_ADDRESS, FIRST_PORT.saturating_add(at)));
+        Ok(Self { name, pod_cidr, address, emulator, handle, token, tls })
     }
 
-    /// The clients' bearer token.
-    #[must_use]
-    pub fn token(&self) -> String {
-        self.token.clone()
-    }
-
-    /// Serves the API until dropped.
+    /// Serves the API over TLS until dropped; also on several listeners at once.
     pub async fn serve(&self, listener: TcpListener) {
-        self.emulator.serve(listener).await;
+        self.emulator.serve_tls(listener, &self.tls).await;
+    }
+
+    /// Writes a kubeconfig for clients that reach the API at `server`, readable by its owner only: it holds the token.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_kubeconfig(&self, path: &Path, server: SocketAddr) -> Result<()> {
+        let text = loden_sim_kube::tls_kubeconfig(&format!("https://{server}"), &self.token, &self.tls);
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|e| Error::io("write", path, e))
     }
 
     /// What a kubelet writes when it starts.

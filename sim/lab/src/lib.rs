@@ -34,7 +34,7 @@ pub use spec::Inputs;
 pub use status::Status;
 pub use up::{reserve, up};
 
-/// Name of the instance on which the controller runs.
+/// Name of the instance on which the first cluster's controller runs; the next clusters' have a number behind it.
 pub const CONTROL_INSTANCE: &str = "control";
 
 /// Name of the instance that is no Kubernetes node.

@@ -69,6 +69,12 @@ impl LabName {
         self.directory().join("supervisor.log")
     }
 
+    /// A kubeconfig of a cluster for whoever is outside of the lab, on this machine.
+    #[must_use]
+    pub fn kubeconfig(&self, cluster: &str) -> PathBuf {
+        self.directory().join("kubeconfigs").join(cluster)
+    }
+
     /// Directory of one node: its CNI directories, its flanneld's files and log.
     #[must_use]
     pub fn node_directory(&self, node: &str) -> PathBuf {

@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use serde_json::json;
 
 use crate::error::{Context, Error, Result};
 use crate::process::Programs;
-use crate::spec::Inputs;
 
 /// The plugins that the node's list names or delegates to.
 const PLUGINS: [&str; 4] = ["flannel", "bridge", "host-local", "loopback"];
@@ -68,7 +68,7 @@ impl NodeFiles {
     ///
     /// # Errors
     /// A directory, file or link could not be made.
-    pub fn write(&self, inputs: &Inputs, programs: &Programs) -> Result<()> {
+    pub fn write(&self, pod_cidr: Ipv4Net, programs: &Programs) -> Result<()> {
         for directory in [self.cni_configuration(), self.cni_plugins(), self.cni_state()] {
             make(&directory)?;
         }
@@ -80,7 +80,7 @@ impl NodeFiles {
             std::os::unix::fs::symlink(&programs.cni, &link).map_err(|e| Error::io("link", &link, e))?;
         }
         let net_conf = json!({
-            "Network": inputs.pod_cidr,
+            "Network": pod_cidr,
             "EnableNFTables": true,
             "Backend": { "Type": "alloc" },
         });

@@ -55,7 +55,7 @@ fn outside(status: &Status, lines: &mut Vec<String>) {
     let left = [
         format!("metadata   {}", status.services.metadata),
         format!("cloud API  {}", status.services.cloud_api),
-        format!("kube API   {}", status.services.kube_api),
+        format!("kube API   {}", kube_apis(status)),
     ];
     let right = [
         format!("internet host {}", internet.host),
@@ -69,12 +69,19 @@ fn outside(status: &Status, lines: &mut Vec<String>) {
     lines.push(format!("{}│", pad("            │", 2 + WAY_OUT)));
 }
 
+fn kube_apis(status: &Status) -> String {
+    status.clusters.iter().map(|cluster| cluster.kube_api.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 fn vrouter(status: &Status, lines: &mut Vec<String>) {
     framed(lines, &format!(" vRouter   {}", vswitches(status)));
     for table in &status.route_tables {
         let used = table.entries.iter().filter(|entry| entry.custom).count();
         let kind = if table.system { "system route table" } else { "route table" };
-        framed(lines, &format!("   {kind} {}, {used} of {} custom entries", table.id, table.quota));
+        let users = status.vpc.vswitches.iter().filter(|vswitch| vswitch.route_table == table.id);
+        let users: Vec<String> = users.map(|vswitch| format!(", of {}", vswitch.cidr)).collect();
+        let users = if table.system { String::new() } else { users.concat() };
+        framed(lines, &format!("   {kind} {}, {used} of {} custom entries{users}", table.id, table.quota));
         entries(status, table, lines);
     }
 }
@@ -136,7 +143,7 @@ fn node_box(status: &Status, node: &Node) -> Vec<String> {
 fn instance_box(instance: &Instance) -> Vec<String> {
     let mut lines = vec![top(&format!("ECS {}", instance.name))];
     body(&mut lines, &format!("eth0  {}", instance.address));
-    if instance.name == crate::CONTROL_INSTANCE {
+    if instance.name.starts_with(crate::CONTROL_INSTANCE) {
         body(&mut lines, "loden-controller");
     } else {
         body(&mut lines, "no Kubernetes node");
@@ -241,6 +248,7 @@ mod tests {
             nodes: (0..nodes)
                 .map(|node| Node {
                     instance: instance(&format!("node-{node}"), [192, 168, 0, 100 + node]),
+                    cluster: "x".to_owned(),
                     subnet: Some(subnet(node)),
                     network_unavailable: Some(Condition {
                         status: if node == 0 { "False" } else { "True" }.to_owned(),
@@ -266,6 +274,7 @@ mod tests {
                 quota: 200,
                 entries: (0..nodes)
                     .map(|node| RouteEntry {
+                        id: String::new(),
                         destination: subnet(node),
                         next_hop_type: "Instance".to_owned(),
                         next_hop: topology::instance_id(&format!("node-{node}")),
@@ -276,7 +285,13 @@ mod tests {
                     .collect(),
             }],
             cluster_services: Vec::new(),
-            controller: Process::default(),
+            clusters: vec![KubeCluster {
+                name: "x".to_owned(),
+                pod_cidr: Inputs::default().pod_cidr,
+                kube_api: "https://100.100.0.10:6443".to_owned(),
+                kubeconfig: String::new(),
+                controller: Process::default(),
+            }],
         }
     }
 

@@ -184,6 +184,15 @@ impl Supervised {
         self.spawn()
     }
 
+    /// Kills it and starts it again at once, from now on by another recipe.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn restart_as(&mut self, recipe: Recipe) -> Result<()> {
+        self.recipe = recipe;
+        self.restart()
+    }
+
     /// As a status shows it.
     #[must_use]
     pub fn status(&self) -> Process {

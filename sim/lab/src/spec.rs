@@ -35,6 +35,12 @@ pub struct Inputs {
     pub quota: u32,
     /// Milliseconds from the creation or deletion of a route entry until it is effective.
     pub entry_delay_ms: u64,
+    /// The vSwitch that routes by a custom table of its own; all others use the system table.
+    pub custom_table: Option<Ipv4Net>,
+    /// Route tables that the controllers are told to serve besides the system table.
+    pub route_table_ids: Vec<String>,
+    /// Pod CIDR of a second cluster in the same VPC, with as many nodes and pods as the first.
+    pub second_cluster: Option<Ipv4Net>,
 }
 
 impl Default for Inputs {
@@ -50,6 +56,9 @@ impl Default for Inputs {
             vswitches: usual_vswitches(net(192, 168, 0, 16)),
             quota: loden_addr::DEFAULT_ROUTE_QUOTA,
             entry_delay_ms: 200,
+            custom_table: None,
+            route_table_ids: Vec::new(),
+            second_cluster: None,
         }
     }
 }
@@ -67,17 +76,54 @@ impl Inputs {
         loden_addr::node_mask(self.pods_per_node).unwrap_or(24)
     }
 
+    /// Pod CIDR of each cluster.
+    #[must_use]
+    pub fn pod_cidrs(&self) -> Vec<Ipv4Net> {
+        [self.pod_cidr].into_iter().chain(self.second_cluster).collect()
+    }
+
     /// Puts the inputs before the planner.
     ///
     /// # Errors
     /// Every rule that the inputs break, and more nodes or pods than the addresses allow. A quota below the number of nodes is no error: what
     /// happens then is worth seeing.
     pub fn plan(&self) -> Result<ClusterPlan> {
+        let plan = self.plan_cluster(self.pod_cidr)?;
+        if let Some(second) = self.second_cluster {
+            self.plan_cluster(second)?;
+            if loden_addr::overlap(IpNet::V4(second), IpNet::V4(self.pod_cidr)) {
+                return Err(Error::Refused(format!(
+                    "the clusters' pod CIDRs {} and {second} overlap, and in one VPC a destination leads to one place; choose others",
+                    self.pod_cidr
+                )));
+            }
+        }
+        if let Some(custom) = self.custom_table.filter(|custom| !self.vswitches.contains(custom)) {
+            let vswitches: Vec<String> = self.vswitches.iter().map(ToString::to_string).collect();
+            return Err(Error::Refused(format!(
+                "there is no vSwitch {custom} to give a route table of its own; there are {}",
+                vswitches.join(", ")
+            )));
+        }
+        let places: usize = self.vswitches.iter().map(|vswitch| usable_addresses(*vswitch).count()).sum();
+        let clusters = self.pod_cidrs().len();
+        // Each cluster's controller, the plain instance and the NAT gateway need an address too.
+        let nodes = usize::try_from(self.nodes).unwrap_or(usize::MAX).saturating_mul(clusters);
+        let needed = nodes.saturating_add(clusters + 2);
+        if needed > places {
+            return Err(Error::Refused(format!(
+                "the vSwitches have {places} addresses for instances and the lab needs {needed}; give larger vSwitches or more of them"
+            )));
+        }
+        Ok(plan)
+    }
+
+    fn plan_cluster(&self, pod_cidr: Ipv4Net) -> Result<ClusterPlan> {
         let plan = loden_addr::plan(&ClusterInputs {
             vpc_cidrs: vec![IpNet::V4(self.vpc_cidr)],
             vswitches: self.vswitches.iter().copied().map(IpNet::V4).collect(),
             pods_per_node: self.pods_per_node,
-            pod_cidr: IpNet::V4(self.pod_cidr),
+            pod_cidr: IpNet::V4(pod_cidr),
             service_cidr: IpNet::V4(self.service_cidr),
             route_quota: self.quota,
             existing_entries: 0,
@@ -89,22 +135,14 @@ impl Inputs {
         })?;
         if u64::from(self.nodes) > plan.nodes_by_cidr {
             return Err(Error::Refused(format!(
-                "{} nodes do not fit: pod CIDR {} has {} subnets of {} addresses; choose a larger pod CIDR or fewer pods per node",
-                self.nodes, self.pod_cidr, plan.nodes_by_cidr, self.pods_per_node
+                "{} nodes do not fit: pod CIDR {pod_cidr} has {} subnets of {} addresses; choose a larger pod CIDR or fewer pods per node",
+                self.nodes, plan.nodes_by_cidr, self.pods_per_node
             )));
         }
         if self.pods > plan.max_pods {
             return Err(Error::Refused(format!(
                 "{} pods on each node do not fit: a subnet of {} addresses has {} for pods",
                 self.pods, self.pods_per_node, plan.max_pods
-            )));
-        }
-        let places: usize = self.vswitches.iter().map(|vswitch| usable_addresses(*vswitch).count()).sum();
-        // The control instance, the plain instance and the NAT gateway need an address too.
-        let needed = usize::try_from(self.nodes).unwrap_or(usize::MAX).saturating_add(3);
-        if needed > places {
-            return Err(Error::Refused(format!(
-                "the vSwitches have {places} addresses for instances and the lab needs {needed}; give larger vSwitches or more of them"
             )));
         }
         Ok(plan)
@@ -178,6 +216,32 @@ mod tests {
         assert!(text.contains("4 addresses") && text.contains("needs 6"), "{text}");
         assert!(Inputs { pods: 62, ..Inputs::default() }.plan().is_err());
         assert!(Inputs { quota: 2, ..Inputs::default() }.plan().is_ok());
+    }
+
+    #[test]
+    fn a_second_cluster_has_pods_elsewhere_and_room_for_its_instances() {
+        let second = |net: &str| Inputs { second_cluster: Some(net.parse().unwrap()), ..Inputs::default() };
+        assert!(second("172.22.0.0/16").plan().is_ok());
+        let text = second("172.20.128.0/17").plan().unwrap_err().to_string();
+        assert!(text.contains("172.20.0.0/16 and 172.20.128.0/17 overlap"), "{text}");
+        let text = second("192.168.0.0/20").plan().unwrap_err().to_string();
+        assert!(text.contains("pod CIDR 192.168.0.0/20 and VPC CIDR 192.168.0.0/16"), "{text}");
+        let small =
+            Inputs { vswitches: vec!["192.168.0.0/28".parse().unwrap()], nodes: 5, ..Inputs::default() };
+        assert!(small.plan().is_ok());
+        let text = Inputs { vswitches: small.vswitches, nodes: 5, ..second("172.22.0.0/16") }.plan();
+        assert!(text.unwrap_err().to_string().contains("needs 14"));
+    }
+
+    #[test]
+    fn a_custom_table_needs_a_vswitch_that_is_there() {
+        let of = |net: &str| Inputs { custom_table: Some(net.parse().unwrap()), ..Inputs::default() }.plan();
+        assert!(of("192.168.1.0/24").is_ok());
+        let text = of("192.168.2.0/24").unwrap_err().to_string();
+        assert!(
+            text.contains("no vSwitch 192.168.2.0/24") && text.contains("192.168.0.0/24, 192.168.1.0/24"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub struct Status {
     pub route_tables: Vec<RouteTable>,
     /// Stand-in services of the cluster, installed on every node.
     pub cluster_services: Vec<ClusterService>,
-    /// The controller's process.
-    pub controller: Process,
+    /// The Kubernetes clusters, one unless a second one was asked for.
+    pub clusters: Vec<KubeCluster>,
 }
 
 impl Status {
@@ -54,6 +54,22 @@ impl Status {
             .chain(&self.instances)
             .find(|instance| instance.name == name)
     }
+}
+
+/// A Kubernetes cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeCluster {
+    /// Its name, by which its controller marks route entries.
+    pub name: String,
+    /// The range that is cut into its nodes' subnets.
+    pub pod_cidr: Ipv4Net,
+    /// Where its members reach its API.
+    pub kube_api: String,
+    /// A kubeconfig for whoever is outside of the lab, on this machine.
+    pub kubeconfig: String,
+    /// Its controller's process.
+    pub controller: Process,
 }
 
 /// The VPC and its vSwitches.
@@ -82,7 +98,7 @@ pub struct VSwitch {
     pub route_table: String,
 }
 
-/// Where the emulators answer inside the lab.
+/// Where the emulated cloud answers inside the lab.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Services {
@@ -90,8 +106,6 @@ pub struct Services {
     pub metadata: String,
     /// VPC and ECS API.
     pub cloud_api: String,
-    /// Kubernetes API.
-    pub kube_api: String,
 }
 
 /// The NAT gateway and the host behind it.
@@ -130,6 +144,8 @@ pub struct Instance {
 pub struct Node {
     /// The instance it runs on; node and instance have the same name.
     pub instance: Instance,
+    /// Name of the cluster it belongs to.
+    pub cluster: String,
     /// `spec.podCIDR`, once node IPAM has given one.
     pub subnet: Option<Ipv4Net>,
     /// Condition `NetworkUnavailable`.
@@ -211,6 +227,8 @@ pub struct RouteTable {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteEntry {
+    /// `rte-…`, never given twice.
+    pub id: String,
     /// Destination.
     pub destination: Ipv4Net,
     /// Next hop type as the API spells it (`Instance`, `NatGateway`, `local`, …).

@@ -4,7 +4,7 @@
 //! [`crate::teardown`] needs: killed at any moment, it leaves only what carries the lab's name.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use loden_netlink::netns::NetNs;
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::PLAIN_INSTANCE;
+use crate::cluster::{Cluster, node_prefix};
 use crate::control::{ProcessName, Reply, Request};
 use crate::error::{Context, Error, Result};
 use crate::fabric::{API_ADDRESS, Fabric, METADATA_ADDRESS};
@@ -22,7 +23,6 @@ use crate::process::Programs;
 use crate::spec::{Inputs, usable_addresses};
 use crate::topology;
 use crate::vrouter::VRouter;
-use crate::{CONTROL_INSTANCE, PLAIN_INSTANCE};
 
 /// How often the vRouter is looked at although nothing seems to have changed.
 const AUDIT: Duration = Duration::from_secs(2);
@@ -107,7 +107,7 @@ impl Supervisor {
         let cluster = self.cluster()?;
         match request {
             Request::Status => encode(&cluster.status()),
-            Request::Events => encode(&cluster.kube.events()),
+            Request::Events => encode(&cluster.events()),
             Request::CniCheck => encode(&cluster.cni_check()?),
             // What only tells somebody else to change never waits for an operation that may be waiting for just that.
             Request::Quota { entries } => encode(&cluster.set_quota(entries)?),
@@ -115,7 +115,9 @@ impl Supervisor {
                 encode(&cluster.add_route(destination, &instance)?)
             }
             Request::RouteRemove { destination } => encode(&cluster.remove_route(destination)?),
-            Request::Restart { process: ProcessName::Controller } => encode(&cluster.restart_controller()?),
+            Request::Restart { process: ProcessName::Controller { cluster: at, route_table_ids } } => {
+                encode(&cluster.restart_controller(at, route_table_ids.as_deref())?)
+            }
             Request::Restart { process: ProcessName::Flanneld(node) } => {
                 encode(&cluster.restart_flanneld(&node)?)
             }
@@ -130,8 +132,8 @@ impl Supervisor {
         progress: &dyn Fn(&str),
     ) -> Result<crate::control::Applied> {
         match request {
-            Request::NodeAdd { name } => {
-                let applied = cluster.add_node(name, true, progress)?;
+            Request::NodeAdd { name, cluster: at } => {
+                let applied = cluster.add_node(at, name, true, progress)?;
                 cluster.install_services()?;
                 Ok(applied)
             }
@@ -164,14 +166,18 @@ impl Supervisor {
             loden_sim_cloud::Emulator::new(&topology::cloud(&self.lab, &inputs), topology::settings(&inputs))
                 .during(|| "set up the cloud emulator".to_owned())?;
         let cloud = emulator.handle();
-        let kube = Kubernetes::new(&inputs)?;
-        self.serve(&fabric.services, &cloud, &kube)?;
+        let kubes = (0_u16..)
+            .zip(inputs.pod_cidrs())
+            .map(|(at, pod_cidr)| Kubernetes::new(&self.lab, at, pod_cidr))
+            .collect::<Result<Vec<_>>>()?;
+        self.serve_cloud(&fabric.services, &cloud)?;
+        kubes.iter().try_for_each(|kube| self.serve_kube(&fabric.services, kube))?;
         let cluster = Arc::new(Cluster::new(
             self.lab.clone(),
             inputs.clone(),
             self.programs.clone(),
             cloud,
-            kube,
+            kubes,
             fabric,
             nat,
         ));
@@ -179,12 +185,16 @@ impl Supervisor {
         keep_processes(&cluster);
 
         progress("starting the controller and the ECS instance");
-        let control = cluster.add_instance(CONTROL_INSTANCE)?;
-        cluster.start_controller(control)?;
+        cluster.start_controllers()?;
         cluster.add_instance(PLAIN_INSTANCE)?;
-        let each = |number: u32| cluster.add_node(Some(format!("node-{number}")), false, &|_| {}).map(|_| ());
-        progress(&format!("starting {} nodes", inputs.nodes));
-        (1..=inputs.nodes).try_for_each(each)?;
+        for at in 0..inputs.pod_cidrs().len() {
+            progress(&format!("starting {} nodes", inputs.nodes));
+            let each = |number: u32| {
+                let name = format!("{}{number}", node_prefix(at));
+                cluster.add_node(at, Some(name), false, &|_| {}).map(|_| ())
+            };
+            (1..=inputs.nodes).try_for_each(each)?;
+        }
         progress("waiting for subnets and route entries");
         cluster.wait_settled()?;
         self.start_pods(&cluster, progress)?;
@@ -223,25 +233,45 @@ impl Supervisor {
         failures.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn serve(&self, services: &NetNs, cloud: &loden_sim_cloud::Handle, kube: &Kubernetes) -> Result<()> {
+    fn serve_cloud(&self, services: &NetNs, cloud: &loden_sim_cloud::Handle) -> Result<()> {
         let api = self.listener(services, SocketAddrV4::new(API_ADDRESS, topology::CLOUD_API_PORT))?;
         let metadata =
             self.listener(services, SocketAddrV4::new(METADATA_ADDRESS, topology::METADATA_PORT))?;
-        let kube_api = self.listener(services, SocketAddrV4::new(API_ADDRESS, topology::KUBE_API_PORT))?;
-        let (api_cloud, metadata_cloud, kube) = (cloud.clone(), cloud.clone(), kube.clone());
+        let (api_cloud, metadata_cloud) = (cloud.clone(), cloud.clone());
         self.runtime.spawn(async move { log_end("cloud API", api_cloud.serve_api(api).await) });
         self.runtime
             .spawn(async move { log_end("metadata service", metadata_cloud.serve_metadata(metadata).await) });
-        self.runtime.spawn(async move { kube.serve(kube_api).await });
         Ok(())
     }
 
-    fn listener(&self, namespace: &NetNs, at: SocketAddrV4) -> Result<tokio::net::TcpListener> {
+    /// For the cluster's members, and on loopback for whoever works with `kubectl` on this machine.
+    fn serve_kube(&self, services: &NetNs, kube: &Kubernetes) -> Result<()> {
+        let inside = self.listener(services, kube.address)?;
+        let action = || format!("listen on loopback for clients of cluster {}", kube.name);
+        let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).during(action)?;
+        let path = self.lab.kubeconfig(&kube.name);
+        let directory = path.parent().unwrap_or(&path);
+        std::fs::create_dir_all(directory).map_err(|e| Error::io("create", directory, e))?;
+        kube.write_kubeconfig(&path, outside.local_addr().during(action)?)?;
+        for listener in [inside, self.adopt(outside).during(action)?] {
+            let kube = kube.clone();
+            self.runtime.spawn(async move { kube.serve(listener).await });
+        }
+        Ok(())
+    }
+
+    fn listener(&self, namespace: &NetNs, at: impl Into<SocketAddr>) -> Result<tokio::net::TcpListener> {
+        let at = at.into();
         let action = || format!("listen on {at}");
         let listener = namespace.run(|| TcpListener::bind(at)).during(action)?.during(action)?;
-        listener.set_nonblocking(true).during(action)?;
+        self.adopt(listener).during(action)
+    }
+
+    /// Lets the emulators' runtime accept on a listener.
+    fn adopt(&self, listener: TcpListener) -> std::io::Result<tokio::net::TcpListener> {
+        listener.set_nonblocking(true)?;
         let _context = self.runtime.enter();
-        tokio::net::TcpListener::from_std(listener).during(action)
+        tokio::net::TcpListener::from_std(listener)
     }
 }
 

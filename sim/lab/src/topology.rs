@@ -2,21 +2,20 @@
 //!
 //! IDs are readable on purpose (`i-node-1` instead of `i-bp1…`): they appear in route tables, logs and pictures that people read.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::path::Path;
-
 use ipnet::IpNet;
 use loden_netlink::netns::NetNs;
 use loden_sim_cloud::topology::{
     EntryKind, EntrySpec, Ingress, InstanceSpec, InterfaceSpec, NextHop, RoleSpec, RouteTableSpec,
     SecurityGroupSpec, Settings, TableKind, Topology, VSwitchSpec, VpcSpec,
 };
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::fabric::{API_ADDRESS, INSTANCE_LINK, METADATA_ADDRESS};
 use crate::forwarding::NAT_GATEWAY;
+use crate::kubernetes::Kubernetes;
 use crate::names::LabName;
 use crate::node_files::NodeFiles;
 use crate::process::Recipe;
@@ -31,8 +30,6 @@ const ROLE: &str = "LodenLab";
 pub const CLOUD_API_PORT: u16 = 80;
 /// Port of the metadata service.
 pub const METADATA_PORT: u16 = 80;
-/// Port of the Kubernetes API.
-pub const KUBE_API_PORT: u16 = 6443;
 
 /// `vpc-…`
 #[must_use]
@@ -44,6 +41,12 @@ pub fn vpc_id(lab: &LabName) -> String {
 #[must_use]
 pub fn vswitch_id(lab: &LabName, at: usize) -> String {
     format!("vsw-{lab}-{}", at + 1)
+}
+
+/// The custom route table, in a lab that has one.
+#[must_use]
+pub fn custom_table_id(lab: &LabName) -> String {
+    format!("vtb-{lab}-custom")
 }
 
 /// The system route table.
@@ -71,11 +74,7 @@ fn security_group(lab: &LabName) -> String {
 /// Where the emulators answer.
 #[must_use]
 pub fn service_addresses() -> Services {
-    Services {
-        metadata: format!("http://{METADATA_ADDRESS}"),
-        cloud_api: format!("http://{API_ADDRESS}"),
-        kube_api: format!("http://{API_ADDRESS}:{KUBE_API_PORT}"),
-    }
+    Services { metadata: format!("http://{METADATA_ADDRESS}"), cloud_api: format!("http://{API_ADDRESS}") }
 }
 
 /// The cloud as a lab finds it: one VPC with its vSwitches, a system table with the way to the internet, one security group that admits the VPC and
@@ -91,20 +90,26 @@ pub fn cloud(lab: &LabName, inputs: &Inputs) -> Topology {
         name: String::new(),
         description: "the NAT gateway".to_owned(),
     };
-    let table = RouteTableSpec {
+    let table = |id, kind, vswitches| RouteTableSpec {
         quota: Some(inputs.quota),
-        entries: vec![to_internet],
-        ..RouteTableSpec::new(table_id(lab), TableKind::System)
+        entries: vec![to_internet.clone()],
+        vswitches,
+        ..RouteTableSpec::new(id, kind)
     };
+    let mut route_tables = vec![table(table_id(lab), TableKind::System, Vec::new())];
+    let custom = inputs.vswitches.iter().position(|vswitch| Some(*vswitch) == inputs.custom_table);
+    route_tables
+        .extend(custom.map(|at| table(custom_table_id(lab), TableKind::Custom, vec![vswitch_id(lab, at)])));
     let vswitches = inputs.vswitches.iter().enumerate().map(|(at, cidr)| {
         let zone = char::from(b'h' + u8::try_from(at % 10).unwrap_or(0));
         VSwitchSpec::new(vswitch_id(lab, at), format!("{REGION}-{zone}"), *cidr)
     });
-    let admitted = [inputs.vpc_cidr, inputs.pod_cidr].map(|net| Ingress::Cidr(IpNet::V4(net)));
+    let admitted =
+        [inputs.vpc_cidr].into_iter().chain(inputs.pod_cidrs()).map(|net| Ingress::Cidr(IpNet::V4(net)));
     let vpc = VpcSpec {
         vswitches: vswitches.collect(),
-        route_tables: vec![table],
-        security_groups: vec![SecurityGroupSpec { id: security_group(lab), ingress: admitted.to_vec() }],
+        route_tables,
+        security_groups: vec![SecurityGroupSpec { id: security_group(lab), ingress: admitted.collect() }],
         gateways: vec![NextHop::new(NAT_GATEWAY, gateway)],
         ..VpcSpec::new(vpc_id(lab), inputs.vpc_cidr)
     };
@@ -139,15 +144,6 @@ pub fn instance(lab: &LabName, name: &str, vswitch: usize, address: Ipv4Addr) ->
     }
 }
 
-/// Writes a kubeconfig for the lab's API.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_kubeconfig(path: &Path, token: &str) -> Result<()> {
-    loden_sim_kube::write_kubeconfig(path, &service_addresses().kube_api, token)
-        .map_err(|e| Error::io("write", path, e))
-}
-
 /// How a node's flanneld is started: as the DaemonSet of our manifests does, with the node's own paths.
 #[must_use]
 pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespace: NetNs) -> Recipe {
@@ -171,22 +167,29 @@ pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespa
     }
 }
 
-/// How the controller is started on its instance: credentials and VPC come from the metadata service.
+/// How a cluster's controller is started on its instance: credentials and VPC come from the metadata service.
 ///
 /// # Errors
 /// Its kubeconfig cannot be written.
-pub fn controller_recipe(cluster: &Cluster, namespace: NetNs) -> Result<Recipe> {
-    let directory = cluster.lab.directory().join("controller");
+pub fn controller_recipe(
+    cluster: &Cluster,
+    kube: &Kubernetes,
+    namespace: NetNs,
+    route_table_ids: &[String],
+) -> Result<Recipe> {
+    let directory = cluster.lab.directory().join("controllers").join(&kube.name);
     std::fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
     let kubeconfig = directory.join("kubeconfig");
-    write_kubeconfig(&kubeconfig, &cluster.kube.token())?;
+    kube.write_kubeconfig(&kubeconfig, kube.address)?;
     let mask = cluster.inputs.node_mask();
+    let tables =
+        (!route_table_ids.is_empty()).then(|| format!("--route-table-ids={}", route_table_ids.join(",")));
     Ok(Recipe {
         program: cluster.programs.controller.clone(),
-        arguments: vec![
+        arguments: [
             format!("--kubeconfig={}", kubeconfig.display()),
-            format!("--cluster-name={}", cluster.lab),
-            format!("--cluster-cidr={}", cluster.inputs.pod_cidr),
+            format!("--cluster-name={}", kube.name),
+            format!("--cluster-cidr={}", kube.pod_cidr),
             format!("--node-cidr-mask-size={mask}"),
             format!("--service-cluster-ip-range={}", cluster.inputs.service_cidr),
             // Entries changed by hand come without notice; a lab should not have to wait minutes for the audit that finds them.
@@ -195,7 +198,10 @@ pub fn controller_recipe(cluster: &Cluster, namespace: NetNs) -> Result<Recipe> 
             "--leader-elect-lease-duration=4s".to_owned(),
             "--leader-elect-renew-deadline=3s".to_owned(),
             "--leader-elect-retry-period=500ms".to_owned(),
-        ],
+        ]
+        .into_iter()
+        .chain(tables)
+        .collect(),
         environment: BTreeMap::from([
             ("VPC_ENDPOINT".to_owned(), API_ADDRESS.to_string()),
             ("ECS_ENDPOINT".to_owned(), API_ADDRESS.to_string()),

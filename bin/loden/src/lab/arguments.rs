@@ -16,9 +16,11 @@ Try:
   loden lab pod exec pod-1 -- ip addr  look around inside a pod
   loden lab node add                   watch the cluster grow
   loden lab up --nodes 8 --quota 5     what happens when the route table is full
+  loden lab up --custom-table 192.168.1.0/24   a vSwitch with a route table of its own
+  loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
   loden lab down
 
-Not there yet: portmap and other chained plugins, tunnel backends, a tunnel past the quota, IPv6, several VPC route tables.";
+Not there yet: portmap and other chained plugins, tunnel backends, a tunnel past the quota, IPv6.";
 
 /// The lab that is meant when none is named.
 pub(super) const DEFAULT_NAME: &str = "demo";
@@ -73,6 +75,8 @@ pub(super) enum Command {
     },
     /// The cluster's events, oldest first
     Events,
+    /// All labs on this machine, and what is left of any
+    List,
     /// Remove a lab and everything it left, in whatever state it is
     Down {
         /// Every lab on this machine
@@ -115,6 +119,15 @@ pub(super) struct UpArgs {
     /// Milliseconds until a changed route entry is effective
     #[arg(long, value_name = "MS", default_value_t = Inputs::default().entry_delay_ms)]
     pub(super) entry_delay: u64,
+    /// Give the vSwitch of this range a route table of its own; the others use the system table
+    #[arg(long, value_name = "CIDR")]
+    pub(super) custom_table: Option<Ipv4Net>,
+    /// Route tables that the controller serves besides the system table; the custom one is vtb-<lab>-custom
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(super) route_table_ids: Vec<String>,
+    /// Pod CIDR of a second cluster in the same VPC, with as many nodes and pods, and a controller of its own
+    #[arg(long, value_name = "CIDR")]
+    pub(super) second_cluster: Option<Ipv4Net>,
 }
 
 impl UpArgs {
@@ -133,6 +146,9 @@ impl UpArgs {
             },
             quota: self.quota,
             entry_delay_ms: self.entry_delay,
+            custom_table: self.custom_table,
+            route_table_ids: self.route_table_ids.clone(),
+            second_cluster: self.second_cluster,
         }
     }
 }
@@ -143,6 +159,9 @@ pub(super) enum NodeCommand {
     Add {
         /// Its name; node-1, node-2, … if not given
         node: Option<String>,
+        /// Which cluster it joins, in a lab with two
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        cluster: u8,
     },
     /// Take a node out in order: its pods, flanneld, the node object, the instance
     Remove {
@@ -202,7 +221,14 @@ pub(super) enum RouteCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum RestartCommand {
     /// loden-controller
-    Controller,
+    Controller {
+        /// Whose, in a lab with two clusters
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        cluster: u8,
+        /// From now on serve these route tables besides the system table
+        #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 0..)]
+        route_table_ids: Option<Vec<String>>,
+    },
     /// The flanneld of a node
     Flanneld {
         /// Which node

@@ -45,6 +45,7 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
         Command::Demo(up) => return demo(&lab, &up.inputs(), args.output),
         Command::Down { all } => return down(&lab, all, args.output),
         Command::Check => return check(&lab, args.output),
+        Command::List => return list(args.output),
         Command::Supervise => return supervise(&lab),
         Command::Pod(PodCommand::Exec { pod, command }) => return exec(&lab, &pod, &command),
         Command::Status => {
@@ -82,7 +83,9 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
 /// The request of a command that the supervisor carries out.
 fn request(command: Command) -> anyhow::Result<Request> {
     Ok(match command {
-        Command::Node(NodeCommand::Add { node }) => Request::NodeAdd { name: node },
+        Command::Node(NodeCommand::Add { node, cluster }) => {
+            Request::NodeAdd { name: node, cluster: usize::from(cluster) - 1 }
+        }
         Command::Node(NodeCommand::Remove { node }) => Request::NodeRemove { name: node },
         Command::Node(NodeCommand::Crash { node }) => Request::NodeCrash { name: node },
         Command::Pod(PodCommand::Add { pod, node }) => Request::PodAdd { node, name: pod },
@@ -91,7 +94,9 @@ fn request(command: Command) -> anyhow::Result<Request> {
             Request::RouteAdd { destination, instance }
         }
         Command::Route(RouteCommand::Remove { destination }) => Request::RouteRemove { destination },
-        Command::Restart(RestartCommand::Controller) => Request::Restart { process: ProcessName::Controller },
+        Command::Restart(RestartCommand::Controller { cluster, route_table_ids }) => Request::Restart {
+            process: ProcessName::Controller { cluster: usize::from(cluster) - 1, route_table_ids },
+        },
         Command::Restart(RestartCommand::Flanneld { node }) => {
             Request::Restart { process: ProcessName::Flanneld(node) }
         }
@@ -169,6 +174,9 @@ fn start(lab: &LabName, inputs: &Inputs, output: Output) -> anyhow::Result<ExitC
         took.as_secs_f32(),
         status.pods.last().map_or(status.internet.host, |pod| pod.address),
     ));
+    for cluster in &status.clusters {
+        render::print(&format!("kubectl: export KUBECONFIG={}", cluster.kubeconfig));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -247,6 +255,27 @@ fn down(lab: &LabName, all: bool, output: Output) -> anyhow::Result<ExitCode> {
         match output {
             Output::Json => render::json(&removed)?,
             Output::Text => render::print(&describe(lab, removed)),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(output: Output) -> anyhow::Result<ExitCode> {
+    let mut found = Vec::new();
+    for lab in labs()? {
+        let state = ask::<Status>(&lab, &Request::Status, |_| {});
+        found.push((lab, state));
+    }
+    match output {
+        Output::Text => show::labs(&found),
+        Output::Json => {
+            let described = |(lab, state): &(LabName, loden_lab::Result<Status>)| match state {
+                Ok(status) => {
+                    serde_json::json!({ "lab": lab, "running": true, "directory": status.directory, "nodes": status.nodes.len(), "pods": status.pods.len() })
+                }
+                Err(error) => serde_json::json!({ "lab": lab, "running": false, "why": error.to_string() }),
+            };
+            render::json(&found.iter().map(described).collect::<Vec<_>>())?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,7 @@
 //! How a lab looks to people.
 
 use loden_lab::control::Event;
-use loden_lab::{Status, picture};
+use loden_lab::{LabName, Status, picture};
 
 use crate::render;
 
@@ -61,6 +61,25 @@ pub(super) fn routes(status: &Status) {
         })
         .collect();
     render::table(&["DESTINATION", "TYPE", "NEXT HOP", "STATUS", "KIND", "NAME"], &rows);
+}
+
+pub(super) fn labs(found: &[(LabName, loden_lab::Result<Status>)]) {
+    if found.is_empty() {
+        return render::print("there is no lab; `loden lab up` starts one");
+    }
+    let row = |(lab, state): &(LabName, loden_lab::Result<Status>)| match state {
+        Ok(status) => vec![
+            lab.to_string(),
+            "running".to_owned(),
+            status.nodes.len().to_string(),
+            status.pods.len().to_string(),
+            status.directory.clone(),
+        ],
+        Err(error) => {
+            vec![lab.to_string(), "not running".to_owned(), String::new(), String::new(), error.to_string()]
+        }
+    };
+    render::table(&["LAB", "STATE", "NODES", "PODS", "WHERE"], &found.iter().map(row).collect::<Vec<_>>());
 }
 
 pub(super) fn events(events: &[Event]) {

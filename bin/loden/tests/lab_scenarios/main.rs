@@ -5,6 +5,7 @@
 
 mod disorder;
 mod membership;
+mod neighbours;
 mod quota;
 mod support;
 mod whole;

@@ -22,7 +22,7 @@ fn nodes_beyond_the_quota_wait_and_say_why_until_it_is_raised() {
         let why = string(&condition["message"]);
         assert!(why.contains(&table) && why.contains("quota of 5") && why.contains("holds 5"), "{why}");
     }
-    let controller = status["controller"]["pid"].clone();
+    let controller = status["clusters"][0]["controller"]["pid"].clone();
     let ninth = lab.json(&["node", "add"]);
     assert!(string(&ninth["text"]).contains("quota of 5"), "{ninth}");
 
@@ -37,7 +37,7 @@ fn nodes_beyond_the_quota_wait_and_say_why_until_it_is_raised() {
             .count()
     };
     wait_until("every node available", unavailable, |count| *count == 0);
-    assert_eq!(lab.status()["controller"]["pid"], controller, "no restart may be needed");
+    assert_eq!(lab.status()["clusters"][0]["controller"]["pid"], controller, "no restart may be needed");
     for node in ["node-6", "node-7", "node-8", "node-9"] {
         lab.json(&["pod", "add", "--node", node]);
     }

@@ -67,8 +67,16 @@ fn two_labs_with_the_same_addresses_live_side_by_side() {
     let other = Lab::up(&arguments);
     one.assert_green();
     other.assert_green();
+    let listed = || -> Vec<String> {
+        let labs = one.json(&["list"]);
+        let running =
+            labs.as_array().unwrap().iter().filter(|lab| lab["running"] == true && lab["pods"] == 2);
+        running.map(|lab| string(&lab["lab"])).collect()
+    };
+    assert!(listed().contains(&one.name) && listed().contains(&other.name), "{:?}", listed());
     let output = one.loden(&["down"]);
     assert!(output.status.success(), "{}", text(&output));
+    assert!(!listed().contains(&one.name) && listed().contains(&other.name), "{:?}", listed());
     assert_eq!(one.remains(), Vec::<String>::new());
     other.assert_green();
 }

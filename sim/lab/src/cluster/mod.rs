@@ -7,6 +7,8 @@ mod nodes;
 mod overview;
 mod pods;
 
+pub use nodes::node_prefix;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::Ipv4Addr;
@@ -18,11 +20,11 @@ use loden_netlink::netns::NetNs;
 use loden_sim_cloud::Handle as Cloud;
 use loden_sim_cloud::topology::{EntryKind, EntrySpec, NextHop};
 
-use crate::control::Applied;
+use crate::control::{Applied, Event};
 use crate::error::{Context, Error, Result};
 use crate::fabric::{self, Fabric};
 use crate::forwarding::{INSTANCE, Ports};
-use crate::kubernetes::Kubernetes;
+use crate::kubernetes::{KubeNode, Kubernetes};
 use crate::names::{LabName, check_member_name};
 use crate::process::{Programs, Supervised};
 use crate::runtime::{Runtime, Sandbox};
@@ -42,7 +44,7 @@ pub struct Cluster {
     pub(crate) inputs: Inputs,
     pub(crate) programs: Programs,
     pub(crate) cloud: Cloud,
-    pub(crate) kube: Kubernetes,
+    pub(crate) kubes: Vec<Kubernetes>,
     pub(crate) fabric: Fabric,
     nat: Ipv4Addr,
     members: Mutex<Members>,
@@ -55,7 +57,8 @@ pub struct Cluster {
 struct Members {
     instances: BTreeMap<String, Member>,
     pods: BTreeMap<String, PodMember>,
-    controller: Option<Supervised>,
+    /// By place of their cluster.
+    controllers: BTreeMap<usize, Supervised>,
     services: Vec<ClusterService>,
 }
 
@@ -67,8 +70,17 @@ struct Member {
     node: Option<NodeMember>,
 }
 
+impl Member {
+    /// Whether it is a node of the cluster at this place.
+    fn is_node_of(&self, cluster: usize) -> bool {
+        self.node.as_ref().is_some_and(|node| node.cluster == cluster)
+    }
+}
+
 #[derive(Debug)]
 struct NodeMember {
+    /// Place of the cluster it belongs to.
+    cluster: usize,
     flanneld: Option<Supervised>,
     runtime: Arc<Runtime>,
     crashed: bool,
@@ -89,7 +101,7 @@ impl Cluster {
         inputs: Inputs,
         programs: Programs,
         cloud: Cloud,
-        kube: Kubernetes,
+        kubes: Vec<Kubernetes>,
         fabric: Fabric,
         nat: Ipv4Addr,
     ) -> Self {
@@ -98,7 +110,7 @@ impl Cluster {
             inputs,
             programs,
             cloud,
-            kube,
+            kubes,
             fabric,
             nat,
             members: Mutex::default(),
@@ -158,7 +170,7 @@ impl Cluster {
     /// Looks after all processes.
     pub fn tend(&self) {
         let mut members = self.members();
-        if let Some(controller) = &mut members.controller {
+        for controller in members.controllers.values_mut() {
             controller.tend();
         }
         for member in members.instances.values_mut() {
@@ -194,15 +206,43 @@ impl Cluster {
         Ok(namespace)
     }
 
-    /// Starts the controller on its instance.
+    /// Starts each cluster's controller on an instance of its own.
     ///
     /// # Errors
-    /// It cannot be started.
-    pub fn start_controller(&self, namespace: NetNs) -> Result<()> {
-        let recipe = topology::controller_recipe(self, namespace)?;
-        let controller = Supervised::start(&self.lab, recipe)?;
-        self.members().controller = Some(controller);
+    /// One cannot be started.
+    pub fn start_controllers(&self) -> Result<()> {
+        for (at, kube) in self.kubes.iter().enumerate() {
+            let namespace = self.add_instance(&control_instance(at))?;
+            let recipe = topology::controller_recipe(self, kube, namespace, &self.inputs.route_table_ids)?;
+            let controller = Supervised::start(&self.lab, recipe)?;
+            self.members().controllers.insert(at, controller);
+        }
         Ok(())
+    }
+
+    /// The cluster at this place.
+    fn kube(&self, at: usize) -> Result<&Kubernetes> {
+        self.kubes.get(at).ok_or_else(|| {
+            let count = self.kubes.len();
+            Error::Refused(format!("lab {} has no cluster {}; it has {count}", self.lab, at + 1))
+        })
+    }
+
+    /// The cluster of a node.
+    fn kube_of(&self, node: &str) -> Result<&Kubernetes> {
+        let at = self.members().instances.get(node).and_then(|member| Some(member.node.as_ref()?.cluster));
+        self.kube(at.ok_or_else(|| Error::Refused(format!("lab {} has no node {node}", self.lab)))?)
+    }
+
+    /// A node's object, whichever cluster has it: names are the lab's, so no two clusters have the same.
+    fn node_object(&self, node: &str) -> Option<KubeNode> {
+        self.kubes.iter().find_map(|kube| kube.node(node))
+    }
+
+    /// Events of all clusters, each cluster's oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.kubes.iter().flat_map(Kubernetes::events).collect()
     }
 
     /// Waits until `done`; otherwise says what `why_not` finds when the time is up.
@@ -269,16 +309,35 @@ impl Cluster {
         Ok(Applied::new(format!("{table} has no {destination} any more"), None))
     }
 
-    /// Kills a process and starts it again.
+    /// Kills a controller and starts it again, with other route tables to serve if any are given.
     ///
     /// # Errors
     /// It is not there, or cannot be started.
-    pub fn restart_controller(&self) -> Result<Applied> {
-        match &mut self.members().controller {
-            Some(controller) => controller.restart()?,
-            None => return Err(Error::Refused("the controller does not run".to_owned())),
+    pub fn restart_controller(&self, at: usize, route_table_ids: Option<&[String]>) -> Result<Applied> {
+        let kube = self.kube(at)?;
+        let mut members = self.members();
+        let controller = members
+            .controllers
+            .get_mut(&at)
+            .ok_or_else(|| Error::Refused(format!("the controller of {} does not run", kube.name)))?;
+        match route_table_ids {
+            None => controller.restart()?,
+            Some(ids) => {
+                let namespace = NetNs::open_named(&self.lab.namespace(&control_instance(at)))
+                    .during(|| format!("find the instance of the controller of {}", kube.name))?;
+                controller.restart_as(topology::controller_recipe(self, kube, namespace, ids)?)?;
+            }
         }
-        Ok(Applied::new("the controller was killed and started again".to_owned(), None))
+        Ok(Applied::new(format!("the controller of {} was killed and started again", kube.name), None))
+    }
+}
+
+/// Name of the instance of a cluster's controller.
+fn control_instance(at: usize) -> String {
+    if at == 0 {
+        crate::CONTROL_INSTANCE.to_owned()
+    } else {
+        format!("{}-{}", crate::CONTROL_INSTANCE, at + 1)
     }
 }
 

@@ -19,17 +19,26 @@ use crate::runtime::Runtime;
 use crate::status::Condition;
 use crate::topology;
 
-/// Reason of the condition `NetworkUnavailable` while a route table is full, as the controller writes it.
-const QUOTA_EXCEEDED: &str = "RouteQuotaExceeded";
+/// Reasons of the condition `NetworkUnavailable`, as the controller writes them, that only somebody else can end: a full route table, and a
+/// vSwitch whose route table the controller was not told to serve.
+const WAITS_FOR_OTHERS: [&str; 2] = ["RouteQuotaExceeded", "RouteTableNotServed"];
 
 impl Cluster {
     /// Starts an instance that joins the cluster and waits until it is usable; or, with `patient` false, only until it has joined.
     ///
     /// # Errors
     /// It cannot be started, or does not become usable in time.
-    pub fn add_node(&self, name: Option<String>, patient: bool, progress: &dyn Fn(&str)) -> Result<Applied> {
+    pub fn add_node(
+        &self,
+        cluster: usize,
+        name: Option<String>,
+        patient: bool,
+        progress: &dyn Fn(&str),
+    ) -> Result<Applied> {
+        let kube = self.kube(cluster)?;
+        let prefix = node_prefix(cluster);
         let name =
-            name.unwrap_or_else(|| free_name("node-", |name| self.members().instances.contains_key(name)));
+            name.unwrap_or_else(|| free_name(&prefix, |name| self.members().instances.contains_key(name)));
         if name.starts_with("pod-") {
             return Err(Error::Refused(
                 "a node's name cannot begin with pod-: pods' namespaces do".to_owned(),
@@ -38,9 +47,8 @@ impl Cluster {
         progress(&format!("starting {name}"));
         let namespace = self.add_instance(&name)?;
         let files = NodeFiles { root: self.lab.node_directory(&name) };
-        files.write(&self.inputs, &self.programs)?;
-        let token = self.kube.token();
-        topology::write_kubeconfig(&files.kubeconfig(), &token)?;
+        files.write(kube.pod_cidr, &self.programs)?;
+        kube.write_kubeconfig(&files.kubeconfig(), kube.address)?;
         let runtime = Runtime {
             plugins: files.cni_plugins(),
             configuration: files.cni_configuration(),
@@ -50,10 +58,11 @@ impl Cluster {
         let address =
             self.members().instances.get(&name).map_or(Ipv4Addr::UNSPECIFIED, |member| member.address);
         let joined = Instant::now();
-        self.kube.add_node(&name, &topology::provider_id(&name), address)?;
+        kube.add_node(&name, &topology::provider_id(&name), address)?;
         let flanneld =
             Supervised::start(&self.lab, topology::flanneld_recipe(self, &name, &files, namespace))?;
-        let node = NodeMember { flanneld: Some(flanneld), runtime: Arc::new(runtime), crashed: false };
+        let node =
+            NodeMember { cluster, flanneld: Some(flanneld), runtime: Arc::new(runtime), crashed: false };
         if let Some(member) = self.members().instances.get_mut(&name) {
             member.node = Some(node);
         }
@@ -63,16 +72,16 @@ impl Cluster {
         progress(&format!("waiting for the route entry of {name}"));
         let entry = self.wait(
             &format!("a route entry for {name}"),
-            || self.entry_available(&name) || self.without_room(&name).is_some(),
+            || self.entry_available(&name) || self.waits_for_others(&name).is_some(),
             || self.why_not_usable(&name),
         );
         let entry_after = joined.elapsed();
         entry?;
-        if let Some(why) = self.without_room(&name) {
+        progress(&format!("waiting for {name} to be usable"));
+        self.wait(&format!("{name} becoming usable"), || self.settled(&name), || self.why_not_usable(&name))?;
+        if let Some(why) = self.waits_for_others(&name) {
             return Ok(Applied::new(format!("{name} joined, and takes no pods yet: {why}"), Some(name)));
         }
-        progress(&format!("waiting for {name} to be usable"));
-        self.wait_usable(&name)?;
         let usable_after = joined.elapsed();
         let subnet = self.subnet(&name).map_or_else(|| "no subnet".to_owned(), |subnet| subnet.to_string());
         let mut applied = Applied::new(
@@ -88,16 +97,8 @@ impl Cluster {
         Ok(applied)
     }
 
-    /// Waits until a node's pods can be started.
-    ///
-    /// # Errors
-    /// It did not become usable in time.
-    pub fn wait_usable(&self, name: &str) -> Result<()> {
-        self.wait(&format!("{name} becoming usable"), || self.usable(name), || self.why_not_usable(name))
-    }
-
     fn subnet(&self, name: &str) -> Option<Ipv4Net> {
-        self.kube.node(name).and_then(|node| node.subnet)
+        self.node_object(name).and_then(|node| node.subnet)
     }
 
     fn entry_available(&self, name: &str) -> bool {
@@ -105,10 +106,16 @@ impl Cluster {
         self.entry(&self.cloud.snapshot(), subnet).is_some_and(|status| status == EntryStatus::Available)
     }
 
-    /// Why there is no room for the node's entry, if that is what it waits for.
-    fn without_room(&self, name: &str) -> Option<String> {
-        let condition = self.kube.node(name)?.network_unavailable?;
-        (condition.reason == QUOTA_EXCEEDED).then_some(condition.message)
+    /// What the node waits for, if only somebody else can bring it about.
+    fn waits_for_others(&self, name: &str) -> Option<String> {
+        let condition = self.node_object(name)?.network_unavailable?;
+        let waits = condition.status == "True" && WAITS_FOR_OTHERS.contains(&condition.reason.as_str());
+        waits.then_some(condition.message)
+    }
+
+    /// Whether waiting brings nothing new by itself.
+    fn settled(&self, name: &str) -> bool {
+        self.usable(name) || self.waits_for_others(name).is_some()
     }
 
     fn entry(&self, snapshot: &Snapshot, destination: Ipv4Net) -> Option<EntryStatus> {
@@ -120,15 +127,20 @@ impl Cluster {
             .map(|entry| entry.status)
     }
 
+    fn in_any_table(&self, snapshot: &Snapshot, destination: Ipv4Net) -> bool {
+        let mut tables = snapshot.vpcs.iter().filter(|vpc| vpc.id == self.vpc()).flat_map(|vpc| &vpc.tables);
+        tables.any(|table| table.entries.iter().any(|entry| entry.destination == IpNet::V4(destination)))
+    }
+
     pub(super) fn usable(&self, name: &str) -> bool {
         let files = NodeFiles { root: self.lab.node_directory(name) };
-        let condition = self.kube.node(name).and_then(|node| node.network_unavailable);
+        let condition = self.node_object(name).and_then(|node| node.network_unavailable);
         condition.is_some_and(|condition| condition.status == "False") && files.subnet_env().is_file()
     }
 
     pub(super) fn why_not_usable(&self, name: &str) -> String {
         let files = NodeFiles { root: self.lab.node_directory(name) };
-        let node = self.kube.node(name);
+        let node = self.node_object(name);
         let mut why = Vec::new();
         match &node {
             None => why.push("there is no node object".to_owned()),
@@ -150,28 +162,21 @@ impl Cluster {
             why.push(format!("no {}", files.subnet_env().display()));
             why.extend(flanneld.map(Supervised::last_words));
         }
-        why.extend(members.controller.as_ref().map(Supervised::last_words));
+        let cluster = members.instances.get(name).and_then(|member| Some(member.node.as_ref()?.cluster));
+        let controller = cluster.and_then(|cluster| members.controllers.get(&cluster));
+        why.extend(controller.map(Supervised::last_words));
         why.join("; ")
     }
 
-    /// Waits until as many nodes are usable as the route table has room for, and the others say why they are not.
+    /// Waits until every node is usable, or says that it waits for something that does not come by itself.
     ///
     /// # Errors
     /// They did not settle in time.
     pub fn wait_settled(&self) -> Result<()> {
         let names = self.node_names();
-        let room = usize::try_from(self.inputs.quota).unwrap_or(usize::MAX).min(names.len());
-        let settled = || {
-            let usable = names.iter().filter(|name| self.usable(name)).count();
-            let refused = |name: &&String| {
-                let node = self.kube.node(name);
-                node.and_then(|node| node.network_unavailable)
-                    .is_some_and(|condition| condition.status == "True")
-            };
-            usable >= room && usable + names.iter().filter(refused).count() >= names.len()
-        };
+        let settled = || names.iter().all(|name| self.settled(name));
         let why_not = || {
-            let waiting = names.iter().filter(|name| !self.usable(name));
+            let waiting = names.iter().filter(|name| !self.settled(name));
             waiting
                 .map(|name| format!("{name}: {}", self.why_not_usable(name)))
                 .collect::<Vec<_>>()
@@ -229,15 +234,16 @@ impl Cluster {
         let subnet = self.subnet(name);
         progress(&format!("removing {name} from the cluster"));
         let left = Instant::now();
-        self.kube.remove_node(name)?;
+        self.kube_of(name)?.remove_node(name)?;
         let flanneld =
             self.members().instances.get_mut(name).and_then(|member| member.node.as_mut()?.flanneld.take());
         if let Some(mut flanneld) = flanneld {
             flanneld.stop();
         }
-        let gone = || subnet.is_none_or(|subnet| self.entry(&self.cloud.snapshot(), subnet).is_none());
+        let gone = || subnet.is_none_or(|subnet| !self.in_any_table(&self.cloud.snapshot(), subnet));
         let entry = self.wait(&format!("the route entry of {name} going away"), gone, || {
-            self.members().controller.as_ref().map(Supervised::last_words).unwrap_or_default()
+            let members = self.members();
+            members.controllers.values().map(Supervised::last_words).collect::<Vec<_>>().join("\n")
         });
         let gone_after = left.elapsed();
         let id = topology::instance_id(name);
@@ -274,7 +280,12 @@ impl Cluster {
         if let Some(mut flanneld) = flanneld {
             flanneld.kill();
         }
-        self.kube.set_ready(name, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")?;
+        self.kube_of(name)?.set_ready(
+            name,
+            "Unknown",
+            "NodeStatusUnknown",
+            "Kubelet stopped posting node status.",
+        )?;
         Ok(Applied::new(
             format!("{name} is cut off; its node object and its route entry stay"),
             Some(name.to_owned()),
@@ -304,4 +315,10 @@ impl Cluster {
         }
         Ok(Applied::new(format!("flanneld of {name} was killed and started again"), Some(name.to_owned())))
     }
+}
+
+/// How the names of a cluster's nodes begin.
+#[must_use]
+pub fn node_prefix(cluster: usize) -> String {
+    if cluster == 0 { "node-".to_owned() } else { format!("c{}-node-", cluster + 1) }
 }

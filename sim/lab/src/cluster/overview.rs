@@ -37,9 +37,10 @@ impl Cluster {
                 instances.push(instance(name, member));
                 continue;
             };
-            let object = self.kube.node(name);
+            let object = self.node_object(name);
             nodes.push(status::Node {
                 instance: instance(name, member),
+                cluster: self.kubes.get(node.cluster).map_or(String::new(), |kube| kube.name.clone()),
                 subnet: object.as_ref().and_then(|object| object.subnet),
                 network_unavailable: object.and_then(|object| object.network_unavailable),
                 flanneld: node.flanneld.as_ref().map(Supervised::status).unwrap_or_default(),
@@ -87,7 +88,18 @@ impl Cluster {
             pods,
             route_tables: vpc.iter().flat_map(|vpc| &vpc.tables).map(route_table).collect(),
             cluster_services: members.services.clone(),
-            controller: members.controller.as_ref().map(Supervised::status).unwrap_or_default(),
+            clusters: self
+                .kubes
+                .iter()
+                .enumerate()
+                .map(|(at, kube)| status::KubeCluster {
+                    name: kube.name.clone(),
+                    pod_cidr: kube.pod_cidr,
+                    kube_api: format!("https://{}", kube.address),
+                    kubeconfig: self.lab.kubeconfig(&kube.name).display().to_string(),
+                    controller: members.controllers.get(&at).map(Supervised::status).unwrap_or_default(),
+                })
+                .collect(),
         }
     }
 }
@@ -97,6 +109,7 @@ fn route_table(table: &TableView) -> status::RouteTable {
         let IpNet::V4(destination) = entry.destination else { return None };
         let hop = entry.next_hops.first();
         Some(RouteEntry {
+            id: entry.id.clone(),
             destination,
             next_hop_type: hop.map_or(String::new(), |hop| hop.kind.clone()),
             next_hop: hop.map_or(String::new(), |hop| hop.id.clone()),

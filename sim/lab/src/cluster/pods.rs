@@ -139,14 +139,22 @@ impl Cluster {
         Ok(failures)
     }
 
-    /// Makes the last pod a service of the cluster, on every node.
+    /// Makes the last pod of the first cluster a service, on every node of that cluster.
     ///
     /// # Errors
     /// The rules could not be installed.
     pub fn offer_service(&self) -> Result<()> {
         // Ten beyond the network's address: the first ones are the cluster's own by custom.
         let address = Ipv4Addr::from_bits(self.inputs.service_cidr.network().to_bits().saturating_add(10));
-        let backend = self.members().pods.iter().next_back().map(|(name, pod)| (name.clone(), pod.address));
+        let backend = {
+            let members = self.members();
+            let first = |node: &str| members.instances.get(node).is_some_and(|member| member.is_node_of(0));
+            members
+                .pods
+                .iter()
+                .rfind(|(_, pod)| first(&pod.node))
+                .map(|(name, pod)| (name.clone(), pod.address))
+        };
         if let Some((backend, backend_address)) = backend {
             self.members().services = vec![ClusterService { address, backend, backend_address }];
         }
@@ -165,6 +173,7 @@ impl Cluster {
             let nodes: Vec<NetNs> = members
                 .instances
                 .values()
+                .filter(|member| member.is_node_of(0))
                 .filter_map(|member| member.node.as_ref())
                 .map(|node| node.runtime.namespace.clone())
                 .collect();
