@@ -315,6 +315,20 @@ fn a_leaving_nodes_entry_goes_at_once_and_others_stay() {
 }
 
 #[test]
+fn a_leaving_nodes_entries_go_at_once_from_every_table() {
+    let mut world = World::with_nodes(SECOND, 2);
+    world.vpc.add_table("vtb-2", "vsw-2");
+    world.settings.tables = vec!["vtb-2".into()];
+    world.start();
+    world.run(10 * SECOND);
+    assert_eq!(world.vpc.table(world.now, "vtb-2").len(), 2);
+    world.leave("n1");
+    world.run(5 * SECOND);
+    assert_eq!(world.table(), ["172.20.0.0/24 via i-n0"]);
+    assert_eq!(world.vpc.table(world.now, "vtb-2").len(), 1);
+}
+
+#[test]
 fn entries_of_nodes_that_left_while_nobody_watched_go_after_the_grace() {
     let mut world = World::with_nodes(Duration::ZERO, 3);
     world.run(10 * SECOND);

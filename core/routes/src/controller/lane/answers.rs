@@ -310,7 +310,13 @@ impl Controller {
                     self.lane.collected.pop_front();
                 }
                 if let Some(key) = EntryKey::of(entry) {
-                    self.lane.departed.remove(&(key.destination, key.instance.clone()));
+                    // The node was seen leaving, for every table that still has its entry.
+                    let elsewhere = self.lane.views.iter().any(|(table, view)| {
+                        *table != key.table && view.good(key.destination, &key.instance).is_some()
+                    });
+                    if !elsewhere {
+                        self.lane.departed.remove(&(key.destination, key.instance.clone()));
+                    }
                     self.lane.adopted.remove(&key);
                 }
                 self.notices.tell(
