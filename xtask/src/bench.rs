@@ -110,7 +110,7 @@ fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
     debian::install(debian::TESTS)?;
     let programs = Programs::build()?;
     let runs = if arguments.quick { 5 } else { 40 };
-    let watch = Duration::from_secs(if arguments.quick { 6 } else { 120 });
+    let watch = Duration::from_secs(if arguments.quick { 6 } else { 60 });
     let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
 
     let before = stage::ticks()?;

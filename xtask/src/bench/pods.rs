@@ -28,7 +28,7 @@ struct Subject {
 enum Way {
     /// A CNI plugin, its configuration, and the folder its delegates are found in.
     Plugin { folder: Utf8PathBuf, name: &'static str, config: Utf8PathBuf },
-    /// The floor, with this as the third octet's place of its addresses.
+    /// The floor, with this as the third octet of its addresses.
     Floor { program: Utf8PathBuf, subnet: u8 },
 }
 
