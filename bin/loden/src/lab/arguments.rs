@@ -122,7 +122,7 @@ pub(super) struct UpArgs {
     /// Give the vSwitch of this range a route table of its own; the others use the system table
     #[arg(long, value_name = "CIDR")]
     pub(super) custom_table: Option<Ipv4Net>,
-    /// Route tables that the controller serves besides the system table; the custom one is vtb-<lab>-custom
+    /// Route tables that the controller serves besides the system table; the custom one of lab demo is `vtb-demo-custom`
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(super) route_table_ids: Vec<String>,
     /// Pod CIDR of a second cluster in the same VPC, with as many nodes and pods, and a controller of its own
