@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use loden_sim_cloud::Fault;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -72,6 +73,15 @@ pub enum Request {
         /// Destination.
         destination: Ipv4Net,
     },
+    /// Let calls of the cloud's API run into trouble from now on.
+    FaultAdd {
+        /// Which calls, how many, and what happens to them.
+        fault: Fault,
+    },
+    /// Answer the list of [`Fault`]s that are still to come.
+    FaultList,
+    /// End all trouble.
+    FaultClear,
     /// Kill a process of the lab and start it again.
     Restart {
         /// Which.

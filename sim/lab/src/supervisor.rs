@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::PLAIN_INSTANCE;
 use crate::cluster::{Cluster, node_prefix};
-use crate::control::{ProcessName, Reply, Request};
+use crate::control::{Applied, ProcessName, Reply, Request};
 use crate::error::{Context, Error, Result};
 use crate::fabric::{API_ADDRESS, Fabric, METADATA_ADDRESS};
 use crate::kubernetes::Kubernetes;
@@ -115,6 +115,15 @@ impl Supervisor {
                 encode(&cluster.add_route(destination, &instance)?)
             }
             Request::RouteRemove { destination } => encode(&cluster.remove_route(destination)?),
+            Request::FaultAdd { fault } => {
+                cluster.cloud.inject(fault);
+                encode(&Applied::new("calls of the cloud's API run into it from now on".to_owned(), None))
+            }
+            Request::FaultList => encode(&cluster.cloud.faults()),
+            Request::FaultClear => {
+                cluster.cloud.clear_faults();
+                encode(&Applied::new("the cloud's API works as it should".to_owned(), None))
+            }
             Request::Restart { process: ProcessName::Controller { cluster: at, route_table_ids } } => {
                 encode(&cluster.restart_controller(at, route_table_ids.as_deref())?)
             }
@@ -125,12 +134,7 @@ impl Supervisor {
         }
     }
 
-    fn change(
-        &self,
-        cluster: &Cluster,
-        request: Request,
-        progress: &dyn Fn(&str),
-    ) -> Result<crate::control::Applied> {
+    fn change(&self, cluster: &Cluster, request: Request, progress: &dyn Fn(&str)) -> Result<Applied> {
         match request {
             Request::NodeAdd { name, cluster: at } => {
                 let applied = cluster.add_node(at, name, true, progress)?;

@@ -1,7 +1,7 @@
 //! What `loden lab` can be told.
 
 use clap::{Args, Subcommand, ValueEnum};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use loden_lab::Inputs;
 use loden_lab::spec::usual_vswitches;
 
@@ -18,6 +18,7 @@ Try:
   loden lab up --nodes 8 --quota 5     what happens when the route table is full
   loden lab up --custom-table 192.168.1.0/24   a vSwitch with a route table of its own
   loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
+  loden lab fault add throttled        how the controller lives with a cloud that has trouble
   loden lab down
 
 Not there yet: portmap and other chained plugins, tunnel backends, a tunnel past the quota, IPv6.";
@@ -66,6 +67,9 @@ pub(super) enum Command {
     /// Kill the controller or a node's flanneld, and start it again at once
     #[command(subcommand)]
     Restart(RestartCommand),
+    /// Let the cloud's API be slow, throttled or broken
+    #[command(subcommand)]
+    Fault(FaultCommand),
     /// Try everything a working cluster must do, with real packets
     Check,
     /// Change how many custom entries each route table takes
@@ -234,4 +238,55 @@ pub(super) enum RestartCommand {
         /// Which node
         node: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FaultCommand {
+    /// Begin with a kind of trouble; several can be at work together
+    Add(FaultArgs),
+    /// What is still to come, as JSON
+    List,
+    /// End all of it
+    Clear,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FaultArgs {
+    /// What happens to calls
+    #[arg(value_enum)]
+    pub(super) kind: Trouble,
+    /// Only to calls of this action, such as CreateRouteEntries
+    #[arg(long, value_name = "ACTION")]
+    pub(super) action: Option<String>,
+    /// To so many calls (batch items with `partial`); until it is ended if not given
+    #[arg(long, value_name = "COUNT", default_value_t = u32::MAX, hide_default_value = true)]
+    pub(super) times: u32,
+    /// With `throttled`: seconds after which the API says to come back
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) retry_after: Option<u64>,
+    /// With `slow`: by how much
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub(super) delay: u64,
+    /// With `partial`: only the batch item of this destination
+    #[arg(long, value_name = "CIDR")]
+    pub(super) destination: Option<IpNet>,
+}
+
+/// Kinds of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Trouble {
+    /// Refused: too many calls
+    Throttled,
+    /// Answered with an internal error, status 500
+    Error,
+    /// Held back before they are carried out
+    Slow,
+    /// Cut off before they are carried out
+    LoseCall,
+    /// Carried out, then cut off before the answer
+    LoseAnswer,
+    /// Batches of which items are refused
+    Partial,
+    /// Lists that show what was there when the trouble began
+    Stale,
 }

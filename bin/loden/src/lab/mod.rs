@@ -1,6 +1,7 @@
 //! `loden lab`: build, look at, change, check and remove a VPC with a cluster in it.
 
 mod arguments;
+mod fault;
 mod show;
 
 use std::os::unix::process::ExitStatusExt;
@@ -15,10 +16,13 @@ use loden_lab::process::Programs;
 use loden_lab::teardown::{Removed, labs, teardown};
 use loden_lab::{Inputs, LabName, Status, picture};
 use loden_netlink::netns::NetNs;
+use loden_sim_cloud::Fault;
 use serde::de::DeserializeOwned;
 
 pub(crate) use arguments::LabArgs;
-use arguments::{Command, DEFAULT_NAME, NodeCommand, Output, PodCommand, RestartCommand, RouteCommand};
+use arguments::{
+    Command, DEFAULT_NAME, FaultCommand, NodeCommand, Output, PodCommand, RestartCommand, RouteCommand,
+};
 
 use crate::render::{self, Colour, Progress};
 
@@ -62,6 +66,9 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
                 Output::Text => show::events(&events),
             }
         }
+        Command::Fault(FaultCommand::List) => {
+            render::json(&ask::<Vec<Fault>>(&lab, &Request::FaultList, |_| {})?)?;
+        }
         Command::Route(RouteCommand::List) => {
             let status: Status = ask(&lab, &Request::Status, |_| {})?;
             match args.output {
@@ -100,6 +107,8 @@ fn request(command: Command) -> anyhow::Result<Request> {
         Command::Restart(RestartCommand::Flanneld { node }) => {
             Request::Restart { process: ProcessName::Flanneld(node) }
         }
+        Command::Fault(FaultCommand::Add(args)) => Request::FaultAdd { fault: fault::fault(args) },
+        Command::Fault(FaultCommand::Clear) => Request::FaultClear,
         Command::Quota { entries } => Request::Quota { entries },
         other => bail!("{other:?} is not carried out by the supervisor"),
     })

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod disorder;
+mod faults;
 mod membership;
 mod neighbours;
 mod quota;
