@@ -157,7 +157,8 @@ fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
 fn machine(stolen: f64) -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
-    let kernel = kernel.trim();
+    // What a distributor adds after the version names his build, not the kernel.
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or_default();
