@@ -22,6 +22,9 @@ use crate::error::{Context, Error, Result};
 /// `ETH_P_ALL` in network byte order, as the packet socket wants its protocol.
 const EVERY_PROTOCOL: u32 = (0x0003_u16).to_be() as u32;
 
+/// Where Linux, and hence flannel, sends VXLAN packets to.
+const VXLAN_PORT: u16 = 8472;
+
 /// One kind of packet by its outermost headers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Flow {
@@ -39,6 +42,19 @@ pub enum Flow {
         /// cuts a datagram again further on, also into the copy that waits here to be read.
         later_fragment: bool,
     },
+    /// An IPv4 packet inside a VXLAN packet to UDP port 8472.
+    Vxlan {
+        /// Outer source address.
+        source: Ipv4Addr,
+        /// Outer destination address.
+        destination: Ipv4Addr,
+        /// VXLAN network identifier.
+        vni: u32,
+        /// Source address of the packet inside.
+        inner_source: Ipv4Addr,
+        /// Destination address of the packet inside.
+        inner_destination: Ipv4Addr,
+    },
     /// Any other Ethernet protocol, by its number.
     Other(u16),
 }
@@ -52,6 +68,10 @@ impl fmt::Display for Flow {
                 17 => write!(f, "{source} > {destination} UDP port {port}"),
                 other => write!(f, "{source} > {destination} IP protocol {other}"),
             },
+            Self::Vxlan { source, destination, vni, inner_source, inner_destination } => write!(
+                f,
+                "{source} > {destination} UDP port 8472, VXLAN {vni} with {inner_source} > {inner_destination}"
+            ),
             Self::Other(ethertype) => write!(f, "Ethernet protocol 0x{ethertype:04x}"),
         }
     }
@@ -135,16 +155,39 @@ fn parse(frame: &[u8]) -> Option<Flow> {
     let packet = frame.get(14..)?;
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let protocol = *packet.get(9)?;
-    let address = |at: usize| {
-        packet.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from)
-    };
+    let (source, destination) = (address(packet, 12)?, address(packet, 16)?);
     let first_fragment = be16(packet, 6)? & 0x1fff == 0;
     let port = match protocol {
         6 | 17 if first_fragment => be16(packet, header)?.min(be16(packet, header + 2)?),
         _ => 0,
     };
+    if protocol == 17
+        && first_fragment
+        && be16(packet, header + 2) == Some(VXLAN_PORT)
+        && let Some((vni, inner_source, inner_destination)) = packet.get(header + 8..).and_then(inside_vxlan)
+    {
+        return Some(Flow::Vxlan { source, destination, vni, inner_source, inner_destination });
+    }
     let later_fragment = !first_fragment;
-    Some(Flow::Ipv4 { source: address(12)?, destination: address(16)?, protocol, port, later_fragment })
+    Some(Flow::Ipv4 { source, destination, protocol, port, later_fragment })
+}
+
+/// The identifier of a VXLAN header (RFC 7348, section 5) and the addresses of the IPv4 packet in the frame behind it.
+fn inside_vxlan(payload: &[u8]) -> Option<(u32, Ipv4Addr, Ipv4Addr)> {
+    let identifier_is_valid = payload.first()? & 0x08 != 0;
+    let vni =
+        payload.get(4..8).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(u32::from_be_bytes)? >> 8;
+    let frame = payload.get(8..)?;
+    let packet = frame.get(14..)?;
+    (identifier_is_valid && be16(frame, 12)? == 0x0800).then_some((
+        vni,
+        address(packet, 12)?,
+        address(packet, 16)?,
+    ))
+}
+
+fn address(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
+    bytes.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from)
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -172,6 +215,19 @@ mod tests {
         assert_eq!(flow.to_string(), "172.20.0.2 > 172.20.1.2 UDP port 8472");
         assert_eq!(parse(&ipv4(1, 0, [8, 0])).unwrap().to_string(), "172.20.0.2 > 172.20.1.2 ICMP");
         assert_eq!(parse(&ipv4(4, 0, [0, 0])).unwrap().to_string(), "172.20.0.2 > 172.20.1.2 IP protocol 4");
+    }
+
+    #[test]
+    fn the_packet_inside_vxlan_is_looked_at() {
+        let mut frame = ipv4(17, 0, [50000, 8472]);
+        // UDP length and checksum, VXLAN header with VNI 1.
+        frame.extend_from_slice(&[0, 0, 0, 0, 0x08, 0, 0, 0, 0, 0, 1, 0]);
+        frame.extend_from_slice(&ipv4(1, 0, [8, 0]));
+        let flow = parse(&frame).unwrap().to_string();
+        assert_eq!(flow, "172.20.0.2 > 172.20.1.2 UDP port 8472, VXLAN 1 with 172.20.0.2 > 172.20.1.2");
+        // Without the flag that says so, there is no identifier; what remains is UDP.
+        frame[42] = 0;
+        assert_eq!(parse(&frame).unwrap().to_string(), "172.20.0.2 > 172.20.1.2 UDP port 8472");
     }
 
     #[test]

@@ -18,7 +18,9 @@ use crate::control::{Request, ask};
 use crate::error::{Error, Result};
 use crate::names::LabName;
 use crate::probe::{ECHO_PORT, EchoServer, Protocol, Size, probe_seen_as};
+use crate::spec::Backend;
 use crate::status::{Pod, Status};
+use crate::wire;
 
 /// How long one probe may take. Generous: a slow machine is no broken network.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,17 +37,6 @@ const NODES_PAIRED: usize = 64;
 const FOLLOWERS: usize = 16;
 /// A row with this many failures makes no more probes: what is broken stays broken, and waiting for each of them takes minutes.
 const FAILURES_ENOUGH: usize = 4;
-
-/// Destination ports and IP protocols that carry packets inside packets.
-const TUNNEL_PORTS: [(u16, &str); 6] = [
-    (8472, "VXLAN"),
-    (4789, "VXLAN"),
-    (8285, "flannel UDP"),
-    (51820, "WireGuard"),
-    (51821, "WireGuard"),
-    (4500, "IPsec NAT-T"),
-];
-const TUNNEL_PROTOCOLS: [(u8, &str); 5] = [(4, "IPIP"), (41, "6in4"), (47, "GRE"), (50, "ESP"), (51, "AH")];
 
 /// How a check ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -131,8 +122,12 @@ pub fn check(lab: &LabName, mut progress: impl FnMut(&str)) -> Result<Report> {
     progress("pods across nodes");
     rows.extend(across(bench.across_nodes()?));
     progress("pods and the ECS instance");
-    rows.push(run("pod to ECS instance", "its own source address seen", bench.to_plain_instance()?));
-    rows.push(run("ECS instance to pod", "its own source address seen", bench.of_plain_instance()?));
+    let routed = status.inputs.backend.needs_entries();
+    let seen = if routed { "its own source address seen" } else { "its node's source address seen" };
+    rows.push(run("pod to ECS instance", seen, bench.to_plain_instance()?));
+    if routed {
+        rows.push(run("ECS instance to pod", "its own source address seen", bench.of_plain_instance()?));
+    }
     progress("pods to the internet");
     let internet = run("pod to internet", "leaves with its node's address", bench.to_internet()?);
     progress("pods to a service address");
@@ -149,9 +144,13 @@ pub fn check(lab: &LabName, mut progress: impl FnMut(&str)) -> Result<Report> {
 
     progress("route entries, CNI CHECK and the wire");
     rows.push(cni_check(lab, &status));
-    rows.push(route_entries(&status));
-    let pods = status.pods.iter().map(|pod| pod.address).collect();
-    rows.push(nothing_encapsulated(&pods, homes.len() > 1, &flows));
+    rows.push(if routed { route_entries(&status) } else { no_route_entries(&status) });
+    rows.push(if status.inputs.backend == Backend::Vxlan {
+        wire::in_vxlan(&wire::homes(&status), &flows)
+    } else {
+        let pods = status.pods.iter().map(|pod| pod.address).collect();
+        wire::nothing_encapsulated(&pods, homes.len() > 1, &flows)
+    });
     Ok(Report { rows, took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
 }
 
@@ -218,12 +217,19 @@ impl<'a> Bench<'a> {
         Ok(pairs)
     }
 
+    fn node_address(&self, node: &str) -> Option<Ipv4Addr> {
+        self.status.instance(node).map(|instance| instance.address)
+    }
+
+    /// A VPC that routes to pods sees them as they are; elsewhere their nodes speak for them.
     fn to_plain_instance(&self) -> Result<Vec<Probe>> {
         let mut probes = Vec::new();
+        let routed = self.status.inputs.backend.needs_entries();
         for instance in self.status.instances.iter().filter(|instance| instance.name == crate::PLAIN_INSTANCE)
         {
             for pod in &self.status.pods {
-                probes.extend(every_way(pod, pod.address, instance.address)?);
+                let seen_as = if routed { Some(pod.address) } else { self.node_address(&pod.node) };
+                probes.extend(every_way(pod, seen_as.unwrap_or(pod.address), instance.address)?);
             }
         }
         Ok(probes)
@@ -373,7 +379,7 @@ fn run(title: &str, detail: &str, probes: Vec<Probe>) -> Row {
     }
 }
 
-fn observed(title: &str, detail: String, passed: usize, failures: Vec<String>) -> Row {
+pub(crate) fn observed(title: &str, detail: String, passed: usize, failures: Vec<String>) -> Row {
     let verdict = if failures.is_empty() && passed > 0 { Verdict::Passed } else { Verdict::Failed };
     let total = passed + failures.len();
     Row { title: title.to_owned(), detail, verdict, passed, total, median_us: None, failures }
@@ -467,37 +473,13 @@ fn route_entries(status: &Status) -> Row {
     observed("one route entry per node", format!("in system table {}", table.id), passed, failures)
 }
 
-/// Looks at the outermost header of every packet that crossed the vRouter.
-fn nothing_encapsulated(pods: &BTreeSet<Ipv4Addr>, across_nodes: bool, flows: &Flows) -> Row {
-    let mut failures = Vec::new();
-    let mut between_pods = 0_u64;
-    let mut packets = 0_u64;
-    for (flow, count) in flows {
-        packets += count;
-        match flow {
-            Flow::Ipv4 { source, destination, protocol, port, .. } => {
-                if let Some((_, name)) = TUNNEL_PROTOCOLS.iter().find(|(number, _)| number == protocol) {
-                    failures.push(format!("{name}: {flow}"));
-                } else if let Some((_, name)) =
-                    TUNNEL_PORTS.iter().find(|(number, _)| *protocol == 17 && number == port)
-                {
-                    failures.push(format!("{name}: {flow}"));
-                } else if !matches!(protocol, 1 | 6 | 17) {
-                    failures.push(format!("neither ICMP, TCP nor UDP: {flow}"));
-                } else if pods.contains(source) && pods.contains(destination) {
-                    between_pods += count;
-                }
-            }
-            // ARP on the ports; IPv6 is off in the VPC.
-            Flow::Other(0x0806) => {}
-            Flow::Other(_) => failures.push(flow.to_string()),
-        }
-    }
-    if between_pods == 0 && across_nodes {
-        failures.push("no packet from one pod's address to another's crossed the vRouter".to_owned());
-    }
-    let detail = format!("{packets} packets, {between_pods} pod to pod");
-    observed("nothing encapsulated", detail, usize::from(packets > 0), failures)
+/// Where the nodes find each other by themselves, nobody may have written to the VPC's tables.
+fn no_route_entries(status: &Status) -> Row {
+    let entries = status.route_tables.iter().flat_map(|table| &table.entries).filter(|entry| entry.custom);
+    let failures =
+        entries.map(|entry| format!("there is {} to {}", entry.destination, entry.next_hop)).collect();
+    let tables = status.route_tables.len();
+    observed("no route entries needed", "in the VPC's route table".to_owned(), tables, failures)
 }
 
 #[cfg(test)]
@@ -516,48 +498,6 @@ mod tests {
 
     const NODE: [u8; 4] = [192, 168, 0, 11];
     const POD: [u8; 4] = [172, 20, 0, 2];
-    const PEER: [u8; 4] = [172, 20, 0, 66];
-
-    fn pods() -> BTreeSet<Ipv4Addr> {
-        [POD, PEER].map(Ipv4Addr::from).into()
-    }
-
-    #[test]
-    fn plain_packets_between_pods_are_what_is_wanted() {
-        let flows = Flows::from([
-            (flow(POD, PEER, 6, 7007), 3),
-            (flow(PEER, POD, 1, 0), 2),
-            (Flow::Other(0x0806), 1),
-        ]);
-        let row = nothing_encapsulated(&pods(), true, &flows);
-        assert_eq!((row.verdict, row.failures.len()), (Verdict::Passed, 0), "{row:?}");
-        assert!(row.detail.contains("6 packets, 5 pod to pod"), "{row:?}");
-    }
-
-    #[test]
-    fn every_kind_of_tunnel_is_noticed() {
-        let tunnels = [
-            flow(NODE, [192, 168, 0, 12], 17, 8472),
-            flow(NODE, [192, 168, 0, 12], 17, 51820),
-            flow(NODE, [192, 168, 0, 12], 4, 0),
-            flow(NODE, [192, 168, 0, 12], 47, 0),
-            flow(NODE, [192, 168, 0, 12], 132, 0),
-            Flow::Other(0x86dd),
-        ];
-        for tunnel in tunnels {
-            let flows = Flows::from([(flow(POD, PEER, 6, 7007), 3), (tunnel, 1)]);
-            let row = nothing_encapsulated(&pods(), true, &flows);
-            assert!(row.verdict == Verdict::Failed && row.failures.len() == 1, "{tunnel}: {row:?}");
-        }
-    }
-
-    #[test]
-    fn pods_that_were_not_seen_at_all_are_no_success() {
-        let flows = Flows::from([(flow(NODE, [192, 168, 0, 12], 6, 7007), 3)]);
-        assert_eq!(nothing_encapsulated(&pods(), true, &flows).verdict, Verdict::Failed);
-        assert_eq!(nothing_encapsulated(&pods(), false, &flows).verdict, Verdict::Passed);
-        assert_eq!(nothing_encapsulated(&pods(), false, &Flows::new()).verdict, Verdict::Failed);
-    }
 
     #[test]
     fn leaving_by_another_address_than_the_nodes_is_a_failure() {

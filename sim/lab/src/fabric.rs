@@ -1,7 +1,7 @@
 //! The namespaces and the cables between them: vRouter, emulators, NAT gateway, internet host, instances.
 //!
 //! Each instance hangs on a point-to-point port of the vRouter that answers ARP for everybody, so that packets between instances always pass
-//! the vRouter, even inside one vSwitch. Both ends of a cable are made in their namespaces at once: the machine's own namespace never
+//! the vRouter, even inside one vSwitch. On a flat network they hang on a bridge instead and reach each other by themselves. Both ends of a cable are made in their namespaces at once: the machine's own namespace never
 //! sees a link, and a lab killed half-way leaves nothing there.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +12,10 @@ use loden_firewall::{
 };
 use loden_netlink::netns::NetNs;
 use loden_netlink::nft::NftSocket;
-use loden_netlink::{Address, LinkSettings, NewLink, NewLinkKind, Route, RouteSocket, VethPeer, sysctl};
+use loden_netlink::{
+    Address, BridgeConfig, LinkSettings, MacAddress, NewLink, NewLinkKind, Route, RouteSocket, VethPeer,
+    sysctl,
+};
 
 use crate::error::{Context, Result};
 use crate::forwarding::{NAT_PORT, SERVICES_PORT};
@@ -36,6 +39,12 @@ const INTERNET_LINK: &str = "inet0";
 /// MTU inside a VPC.
 const MTU: u32 = 1500;
 
+/// The bridge of a flat network, in the vRouter's namespace: a switch with the router on it.
+const SWITCH: &str = "loden-switch";
+
+/// The router's own address on it, locally administered. Without one, a bridge takes that of a port, and another when that port goes.
+const ROUTER_MAC: MacAddress = MacAddress([0x02, 0x4c, 0x4f, 0x44, 0x4e, 0x01]);
+
 /// The fixed parts of a lab's network.
 #[derive(Clone, Debug)]
 pub struct Fabric {
@@ -44,14 +53,16 @@ pub struct Fabric {
     pub vrouter: NetNs,
     /// Where the emulators listen.
     pub services: NetNs,
+    flat: bool,
 }
 
 impl Fabric {
-    /// Makes the vRouter, the services' namespace, the NAT gateway and the internet host.
+    /// Makes the vRouter, the services' namespace, the NAT gateway (in the first vSwitch) and the internet host; on a flat network also the
+    /// instances' switch.
     ///
     /// # Errors
     /// A namespace, link, address or rule could not be made.
-    pub fn build(lab: &LabName, vswitches: &[Ipv4Net], nat: Ipv4Addr, nat_vswitch: Ipv4Net) -> Result<Self> {
+    pub fn build(lab: &LabName, vswitches: &[Ipv4Net], nat: Ipv4Addr, flat: bool) -> Result<Self> {
         let vrouter = member(lab, "vrouter")?;
         settle(
             &vrouter,
@@ -61,15 +72,27 @@ impl Fabric {
                 ("net/ipv4/conf/default/rp_filter", "0"),
             ],
         )?;
-        let fabric = Self { lab: lab.clone(), vrouter, services: member(lab, "services")? };
+        let fabric = Self { lab: lab.clone(), vrouter, services: member(lab, "services")?, flat };
+        if flat {
+            let bridge = NewLinkKind::Bridge(BridgeConfig::default());
+            let switch = NewLink {
+                mtu: Some(MTU),
+                address: Some(ROUTER_MAC),
+                up: true,
+                ..NewLink::new(SWITCH, bridge)
+            };
+            let action = || "make the switch".to_owned();
+            RouteSocket::open_in(&fabric.vrouter).during(action)?.create_link(&switch).during(action)?;
+        }
         fabric.cable(SERVICES_PORT, &fabric.services)?;
         dress(&fabric.services, INSTANCE_LINK, host_net(API_ADDRESS), Some(SERVICES_GATEWAY))?;
         add_address(&fabric.services, "lo", host_net(METADATA_ADDRESS))?;
-        fabric.build_internet(vswitches, nat, nat_vswitch)?;
+        fabric.build_internet(vswitches, nat)?;
         Ok(fabric)
     }
 
-    fn build_internet(&self, vswitches: &[Ipv4Net], nat: Ipv4Addr, nat_vswitch: Ipv4Net) -> Result<()> {
+    fn build_internet(&self, vswitches: &[Ipv4Net], nat: Ipv4Addr) -> Result<()> {
+        let nat_vswitch = vswitches.first().copied().unwrap_or_default();
         let gateway = member(&self.lab, "nat")?;
         let internet = member(&self.lab, "internet")?;
         self.cable(NAT_PORT, &gateway)?;
@@ -94,7 +117,11 @@ impl Fabric {
         let namespace = member(&self.lab, name)?;
         // Forwarding is whose business it is: flanneld's on a node, nobody's elsewhere.
         settle(&namespace, &[("net/ipv4/ip_forward", "0")])?;
-        self.cable(name, &namespace)?;
+        if self.flat {
+            self.switch(name, &namespace)?;
+        } else {
+            self.cable(name, &namespace)?;
+        }
         let net = Ipv4Net::new(address, vswitch.prefix_len())
             .during(|| format!("give {name} the address {address}"))?;
         dress(&namespace, INSTANCE_LINK, net, Some(crate::spec::gateway(vswitch)))?;
@@ -127,6 +154,24 @@ impl Fabric {
             socket.set_link(link.index, down).during(action)?;
         }
         Ok(())
+    }
+
+    /// The vRouter's link by which it reaches an instance.
+    #[must_use]
+    pub fn port(&self, instance: &str) -> String {
+        if self.flat { SWITCH.to_owned() } else { instance.to_owned() }
+    }
+
+    /// Plugs an instance into the switch.
+    fn switch(&self, port: &str, to: &NetNs) -> Result<()> {
+        veth(&self.vrouter, port, to, INSTANCE_LINK)?;
+        let action = || format!("plug {port} into the switch");
+        let mut socket = RouteSocket::open_in(&self.vrouter).during(action)?;
+        let index = |link: Option<loden_netlink::Link>| link.map_or(0, |link| link.index);
+        let switch = index(socket.link_by_name(SWITCH).during(action)?);
+        let port = index(socket.link_by_name(port).during(action)?);
+        let enslaved = LinkSettings { master: Some(switch), ..LinkSettings::default() };
+        socket.set_link(port, enslaved).during(action)
     }
 
     fn cable(&self, port: &str, to: &NetNs) -> Result<()> {

@@ -15,6 +15,7 @@ use crate::control::Event;
 use crate::error::{Context, Error, Result};
 use crate::fabric::API_ADDRESS;
 use crate::names::LabName;
+use crate::spec::Backend;
 use crate::status::Condition;
 
 /// Port of the first cluster's API on [`API_ADDRESS`]; the next cluster's is the next one.
@@ -49,12 +50,12 @@ impl Kubernetes {
     ///
     /// # Errors
     /// No randomness is to be had, or the first objects are refused.
-    pub fn new(lab: &LabName, at: u16, pod_cidr: Ipv4Net) -> Result<Self> {
+    pub fn new(lab: &LabName, at: u16, pod_cidr: Ipv4Net, backend: Backend) -> Result<Self> {
         let token = crate::cluster::random_hex()?;
         let emulator = Emulator::new(Config { tokens: vec![Token::admin(&token)], ..Config::default() });
         let handle = emulator.handle();
         // Where kubeadm and the flannel manifest keep the cluster's ranges, for whoever looks for them.
-        let net_conf = json!({ "Network": pod_cidr, "EnableNFTables": true, "Backend": { "Type": "alloc" } });
+        let net_conf = json!({ "Network": pod_cidr, "EnableNFTables": true, "Backend": { "Type": backend } });
         let configuration = json!({
             "metadata": { "name": "kube-flannel-cfg" },
             "data": { "net-conf.json": net_conf.to_string() },

@@ -27,6 +27,7 @@ pub mod teardown;
 pub mod topology;
 mod up;
 pub mod vrouter;
+mod wire;
 
 pub use error::{Error, Result};
 pub use names::LabName;

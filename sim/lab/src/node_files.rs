@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::error::{Context, Error, Result};
 use crate::process::Programs;
+use crate::spec::Backend;
 
 /// The plugins that the node's list names or delegates to.
 const PLUGINS: [&str; 4] = ["flannel", "bridge", "host-local", "loopback"];
@@ -68,7 +69,7 @@ impl NodeFiles {
     ///
     /// # Errors
     /// A directory, file or link could not be made.
-    pub fn write(&self, pod_cidr: Ipv4Net, programs: &Programs) -> Result<()> {
+    pub fn write(&self, pod_cidr: Ipv4Net, backend: Backend, programs: &Programs) -> Result<()> {
         for directory in [self.cni_configuration(), self.cni_plugins(), self.cni_state()] {
             make(&directory)?;
         }
@@ -82,7 +83,7 @@ impl NodeFiles {
         let net_conf = json!({
             "Network": pod_cidr,
             "EnableNFTables": true,
-            "Backend": { "Type": "alloc" },
+            "Backend": { "Type": backend },
         });
         write_json(&self.net_conf(), &net_conf)?;
         // The list of upstream's manifest with the paths of this node, in a version that has CHECK.

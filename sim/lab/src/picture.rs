@@ -74,7 +74,9 @@ fn kube_apis(status: &Status) -> String {
 }
 
 fn vrouter(status: &Status, lines: &mut Vec<String>) {
-    framed(lines, &format!(" vRouter   {}", vswitches(status)));
+    let flat = if status.inputs.backend.is_flat() { ", one layer 2" } else { "" };
+    let backend = status.inputs.backend;
+    framed(lines, &format!(" vRouter   {}{flat}   backend {backend}", vswitches(status)));
     for table in &status.route_tables {
         let used = table.entries.iter().filter(|entry| entry.custom).count();
         let kind = if table.system { "system route table" } else { "route table" };

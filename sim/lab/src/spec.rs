@@ -4,7 +4,9 @@
 //! address and the last three are reserved, the gateway is the third from the end.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -13,10 +15,71 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// How pods of different nodes reach each other.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// By the VPC's route tables.
+    #[default]
+    Alloc,
+    /// In VXLAN packets between the nodes; the VPC knows nothing of pods.
+    Vxlan,
+    /// By routes on the nodes, which share one layer 2.
+    HostGw,
+}
+
+impl Backend {
+    /// All of them, by the name in `Backend.Type`.
+    pub const NAMES: [&str; 3] = ["alloc", "vxlan", "host-gw"];
+
+    /// The name in `Backend.Type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Alloc => "alloc",
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+        }
+    }
+
+    /// Whether the VPC's route tables have an entry for each node.
+    #[must_use]
+    pub fn needs_entries(self) -> bool {
+        self == Self::Alloc
+    }
+
+    /// Whether the instances hang on one bridge instead of ports of the vRouter.
+    #[must_use]
+    pub fn is_flat(self) -> bool {
+        self == Self::HostGw
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Alloc, Self::Vxlan, Self::HostGw]
+            .into_iter()
+            .find(|backend| backend.name() == text)
+            .ok_or_else(|| {
+                Error::Refused(format!("the lab has no backend {text:?}; it has {}", Self::NAMES.join(", ")))
+            })
+    }
+}
+
 /// The parameters of a lab: those of cluster creation, and those of the emulated cloud.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Inputs {
+    /// How pods of different nodes reach each other.
+    pub backend: Backend,
     /// Kubernetes nodes to begin with.
     pub nodes: u32,
     /// Pods to start on each of them.
@@ -47,6 +110,7 @@ impl Default for Inputs {
     fn default() -> Self {
         let net = |a, b, c, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix);
         Self {
+            backend: Backend::default(),
             nodes: 3,
             pods: 2,
             pods_per_node: 64,
@@ -97,6 +161,19 @@ impl Inputs {
                     self.pod_cidr
                 )));
             }
+        }
+        if self.backend.is_flat() && self.vswitches.len() != 1 {
+            return Err(Error::Refused(format!(
+                "nodes with backend {} share one layer 2, which is one vSwitch; {} are given",
+                self.backend,
+                self.vswitches.len()
+            )));
+        }
+        if !self.backend.needs_entries() && (self.custom_table.is_some() || self.second_cluster.is_some()) {
+            return Err(Error::Refused(format!(
+                "with backend {} there are no route entries to see in a custom table or beside a second cluster's; leave those out",
+                self.backend
+            )));
         }
         if let Some(custom) = self.custom_table.filter(|custom| !self.vswitches.contains(custom)) {
             let vswitches: Vec<String> = self.vswitches.iter().map(ToString::to_string).collect();
@@ -231,6 +308,20 @@ mod tests {
         assert!(small.plan().is_ok());
         let text = Inputs { vswitches: small.vswitches, nodes: 5, ..second("172.22.0.0/16") }.plan();
         assert!(text.unwrap_err().to_string().contains("needs 14"));
+    }
+
+    #[test]
+    fn a_backend_gets_the_network_it_needs() {
+        let flat = Inputs { backend: Backend::HostGw, ..Inputs::default() };
+        assert!(flat.plan().unwrap_err().to_string().contains("one vSwitch; 2 are given"));
+        assert!(Inputs { vswitches: flat.vswitches[..1].to_vec(), ..flat }.plan().is_ok());
+        let second = Some("172.22.0.0/16".parse().unwrap());
+        let overlay = Inputs { backend: Backend::Vxlan, second_cluster: second, ..Inputs::default() };
+        assert!(overlay.plan().unwrap_err().to_string().contains("backend vxlan"));
+        for name in Backend::NAMES {
+            assert_eq!(name.parse::<Backend>().unwrap().name(), name);
+        }
+        assert!("udp".parse::<Backend>().is_err());
     }
 
     #[test]

@@ -165,14 +165,14 @@ impl Supervisor {
         progress("building the VPC: vRouter, NAT gateway, internet, services");
         let first = inputs.vswitches.first().copied().unwrap_or(inputs.vpc_cidr);
         let nat = usable_addresses(first).next().unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let fabric = Fabric::build(&self.lab, &inputs.vswitches, nat, first)?;
+        let fabric = Fabric::build(&self.lab, &inputs.vswitches, nat, inputs.backend.is_flat())?;
         let emulator =
             loden_sim_cloud::Emulator::new(&topology::cloud(&self.lab, &inputs), topology::settings(&inputs))
                 .during(|| "set up the cloud emulator".to_owned())?;
         let cloud = emulator.handle();
         let kubes = (0_u16..)
             .zip(inputs.pod_cidrs())
-            .map(|(at, pod_cidr)| Kubernetes::new(&self.lab, at, pod_cidr))
+            .map(|(at, pod_cidr)| Kubernetes::new(&self.lab, at, pod_cidr, inputs.backend))
             .collect::<Result<Vec<_>>>()?;
         self.serve_cloud(&fabric.services, &cloud)?;
         kubes.iter().try_for_each(|kube| self.serve_kube(&fabric.services, kube))?;

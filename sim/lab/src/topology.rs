@@ -144,6 +144,16 @@ pub fn instance(lab: &LabName, name: &str, vswitch: usize, address: Ipv4Addr) ->
     }
 }
 
+/// The instance as a machine on a plain network has it: nobody looks at what it sends.
+#[must_use]
+pub fn on_a_plain_network(mut spec: InstanceSpec) -> InstanceSpec {
+    for interface in &mut spec.interfaces {
+        interface.source_dest_check = false;
+        interface.security_groups.clear();
+    }
+    spec
+}
+
 /// How a node's flanneld is started: as the DaemonSet of our manifests does, with the node's own paths.
 #[must_use]
 pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespace: NetNs) -> Recipe {
@@ -158,8 +168,8 @@ pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespa
             format!("--net-config-path={}", path(files.net_conf())),
             format!("--subnet-file={}", path(files.subnet_env())),
             "--healthz-port=10248".to_owned(),
-            // The controller owns that condition: it knows when the route entries are there.
-            "--set-node-network-unavailable=false".to_owned(),
+            // Where there are route entries, the controller owns that condition: it knows when they are there.
+            format!("--set-node-network-unavailable={}", !cluster.inputs.backend.needs_entries()),
         ],
         environment: BTreeMap::from([("NODE_NAME".to_owned(), node.to_owned())]),
         namespace,
@@ -192,6 +202,8 @@ pub fn controller_recipe(
             format!("--cluster-cidr={}", kube.pod_cidr),
             format!("--node-cidr-mask-size={mask}"),
             format!("--service-cluster-ip-range={}", cluster.inputs.service_cidr),
+            // Without, it gives nodes their subnets and leaves the cloud alone.
+            format!("--configure-cloud-routes={}", cluster.inputs.backend.needs_entries()),
             // Entries changed by hand come without notice; a lab should not have to wait minutes for the audit that finds them.
             "--route-reconciliation-period=3s".to_owned(),
             // Short, so that a killed controller's successor is soon at work.

@@ -1,9 +1,10 @@
 //! What `loden lab` can be told.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
 use loden_lab::Inputs;
-use loden_lab::spec::usual_vswitches;
+use loden_lab::spec::{Backend, usual_vswitches};
 
 const GUIDE: &str = "\
 A lab is a VPC made of network namespaces on this machine: a virtual router that forwards by the route tables of an emulated \
@@ -15,13 +16,14 @@ Try:
   loden lab up && loden lab status     a lab to play with
   loden lab pod exec pod-1 -- ip addr  look around inside a pod
   loden lab node add                   watch the cluster grow
+  loden lab up --backend vxlan         pods behind tunnels, no route entries
   loden lab up --nodes 8 --quota 5     what happens when the route table is full
   loden lab up --custom-table 192.168.1.0/24   a vSwitch with a route table of its own
   loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
   loden lab fault add throttled        how the controller lives with a cloud that has trouble
   loden lab down
 
-Not there yet: portmap and other chained plugins, tunnel backends, a tunnel past the quota, IPv6.";
+Not there yet: portmap and other chained plugins, further tunnel backends, a tunnel past the quota, IPv6.";
 
 /// The lab that is meant when none is named.
 pub(super) const DEFAULT_NAME: &str = "demo";
@@ -96,6 +98,10 @@ pub(super) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct UpArgs {
+    /// How pods of different nodes reach each other: by the VPC's route tables, in VXLAN, or by routes on nodes that share one layer 2
+    #[arg(long, value_name = "BACKEND", default_value_t = Backend::default(),
+        value_parser = PossibleValuesParser::new(Backend::NAMES).try_map(|name| name.parse::<Backend>()))]
+    pub(super) backend: Backend,
     /// Kubernetes nodes
     #[arg(long, value_name = "COUNT", default_value_t = Inputs::default().nodes)]
     pub(super) nodes: u32,
@@ -136,18 +142,19 @@ pub(super) struct UpArgs {
 
 impl UpArgs {
     pub(super) fn inputs(&self) -> Inputs {
+        let mut usual = usual_vswitches(self.vpc_cidr);
+        if self.backend.is_flat() {
+            usual.truncate(1);
+        }
         Inputs {
+            backend: self.backend,
             nodes: self.nodes,
             pods: self.pods,
             pods_per_node: self.pods_per_node,
             pod_cidr: self.pod_cidr,
             service_cidr: self.service_cidr,
             vpc_cidr: self.vpc_cidr,
-            vswitches: if self.vswitches.is_empty() {
-                usual_vswitches(self.vpc_cidr)
-            } else {
-                self.vswitches.clone()
-            },
+            vswitches: if self.vswitches.is_empty() { usual } else { self.vswitches.clone() },
             quota: self.quota,
             entry_delay_ms: self.entry_delay,
             custom_table: self.custom_table,

@@ -3,6 +3,7 @@
 // Always true here; it tells clippy that helpers outside of #[test] functions may unwrap, too.
 #![cfg(test)]
 
+mod backends;
 mod disorder;
 mod faults;
 mod membership;

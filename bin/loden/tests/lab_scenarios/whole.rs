@@ -58,6 +58,30 @@ fn every_check_the_lab_promises_is_made() {
         assert!(rows.contains(&(title.to_owned(), probes)), "{title} with {probes}: {rows:#?}");
     }
     assert_eq!(rows.len(), expected.len(), "{rows:#?}");
+    // The large UDP and ICMP probes between nodes really were datagrams too large for one packet: 44 fragments after the first, each way.
+    let wire = report["rows"].as_array().unwrap().last().unwrap()["detail"].clone();
+    let words: Vec<String> = string(&wire).split(' ').map(str::to_owned).collect();
+    let at = words.iter().position(|word| word == "fragments").unwrap();
+    let datagrams = 3 * 8 * 2 * 2;
+    assert!(words[at - 1].parse::<u64>().unwrap() >= datagrams * 44 / 2, "{wire}");
+}
+
+#[test]
+fn clients_outside_of_the_lab_reach_the_cluster_over_tls() {
+    let lab = Lab::up(&["--nodes", "1", "--pods", "0"]);
+    let kubeconfig = string(&lab.status()["clusters"][0]["kubeconfig"]);
+    let controller = std::path::Path::new(env!("CARGO_BIN_EXE_loden")).with_file_name("loden-controller");
+    let output = std::process::Command::new(controller)
+        .args(["--cluster-cidr=172.20.0.0/16", "--configure-cloud-routes=false", "--dry-run"])
+        .arg(format!("--kubeconfig={kubeconfig}"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let content = std::fs::read_to_string(&kubeconfig).unwrap();
+    assert!(
+        content.contains("https://127.0.0.1:") && content.contains("certificate-authority-data"),
+        "{content}"
+    );
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Cluster {
             instances: members
                 .instances
                 .iter()
-                .map(|(name, member)| (member.id.clone(), name.clone()))
+                .map(|(name, member)| (member.id.clone(), self.fabric.port(name)))
                 .collect(),
             services: Some(fabric::API_ADDRESS),
             nat: Some(self.nat),
@@ -197,9 +197,10 @@ impl Cluster {
         let range = self.inputs.vswitches.get(at).copied().unwrap_or(self.inputs.vpc_cidr);
         let id = topology::instance_id(name);
         let vswitch = topology::vswitch_id(&self.lab, at);
-        self.cloud
-            .add_instance(&topology::instance(&self.lab, name, at, address))
-            .during(|| format!("start instance {name}"))?;
+        let spec = topology::instance(&self.lab, name, at, address);
+        let flat = self.inputs.backend.is_flat();
+        let spec = if flat { topology::on_a_plain_network(spec) } else { spec };
+        self.cloud.add_instance(&spec).during(|| format!("start instance {name}"))?;
         let namespace = self.fabric.attach(name, address, range)?;
         self.members().instances.insert(name.to_owned(), Member { id, address, vswitch, node: None });
         self.ring();

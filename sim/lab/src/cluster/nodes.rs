@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use ipnet::{IpNet, Ipv4Net};
 use loden_aliyun::vpc::EntryStatus;
+use loden_netlink::netns::NetNs;
+use loden_netlink::{IpFamily, RouteFilter, RouteSocket};
 use loden_sim_cloud::Snapshot;
 
 use super::overview::natural;
@@ -47,7 +49,7 @@ impl Cluster {
         progress(&format!("starting {name}"));
         let namespace = self.add_instance(&name)?;
         let files = NodeFiles { root: self.lab.node_directory(&name) };
-        files.write(kube.pod_cidr, &self.programs)?;
+        files.write(kube.pod_cidr, self.inputs.backend, &self.programs)?;
         kube.write_kubeconfig(&files.kubeconfig(), kube.address)?;
         let runtime = Runtime {
             plugins: files.cni_plugins(),
@@ -68,6 +70,18 @@ impl Cluster {
         }
         if !patient {
             return Ok(Applied::new(format!("{name} joined the cluster; it is not waited for"), Some(name)));
+        }
+        if !self.inputs.backend.needs_entries() {
+            progress(&format!("waiting for {name} to be usable"));
+            self.wait(
+                &format!("{name} becoming usable"),
+                || self.settled(&name),
+                || self.why_not_usable(&name),
+            )?;
+            let after = joined.elapsed().as_millis();
+            let mut applied = Applied::new(format!("{name} joined: usable after {after} ms"), Some(name));
+            applied.usable_ms = u64::try_from(after).ok();
+            return Ok(applied);
         }
         progress(&format!("waiting for the route entry of {name}"));
         let entry = self.wait(
@@ -115,7 +129,28 @@ impl Cluster {
 
     /// Whether waiting brings nothing new by itself.
     fn settled(&self, name: &str) -> bool {
-        self.usable(name) || self.waits_for_others(name).is_some()
+        let reached = || self.inputs.backend.needs_entries() || self.peers_without_route(name).is_empty();
+        (self.usable(name) && reached()) || self.waits_for_others(name).is_some()
+    }
+
+    /// Nodes that have no route to this one's subnet yet: where nodes find each other by themselves, one that is ready itself may still be unknown
+    /// to the others, and what they send to its pods is lost.
+    fn peers_without_route(&self, name: &str) -> Vec<String> {
+        let Some(subnet) = self.subnet(name) else { return Vec::new() };
+        let peers: Vec<(String, NetNs)> = self
+            .members()
+            .instances
+            .iter()
+            .filter(|(peer, _)| *peer != name)
+            .filter_map(|(peer, member)| Some((peer.clone(), member.node.as_ref().filter(|n| !n.crashed)?)))
+            .map(|(peer, node)| (peer, node.runtime.namespace.clone()))
+            .collect();
+        let knows = |namespace: &NetNs| {
+            let routes = RouteSocket::open_in(namespace)
+                .and_then(|mut socket| socket.routes(IpFamily::V4, RouteFilter::default()));
+            routes.is_ok_and(|routes| routes.iter().any(|route| route.destination == IpNet::V4(subnet)))
+        };
+        peers.into_iter().filter(|(_, namespace)| !knows(namespace)).map(|(peer, _)| peer).collect()
     }
 
     fn entry(&self, snapshot: &Snapshot, destination: Ipv4Net) -> Option<EntryStatus> {
@@ -151,6 +186,10 @@ impl Cluster {
             why.push(format!("NetworkUnavailable={status} {reason}: {message}"));
         } else {
             why.push("it has no condition NetworkUnavailable".to_owned());
+        }
+        if !self.inputs.backend.needs_entries() {
+            let unaware = self.peers_without_route(name);
+            why.extend((!unaware.is_empty()).then(|| format!("no route to it on {}", unaware.join(", "))));
         }
         let members = self.members();
         if !files.subnet_env().is_file() {
