@@ -38,7 +38,11 @@ fn nodes_beyond_the_quota_wait_and_say_why_until_it_is_raised() {
     };
     wait_until("every node available", unavailable, |count| *count == 0);
     assert_eq!(lab.status()["clusters"][0]["controller"]["pid"], controller, "no restart may be needed");
+    let directory = std::path::PathBuf::from(string(&lab.status()["directory"]));
     for node in ["node-6", "node-7", "node-8", "node-9"] {
+        // The route entry and the node's own daemon are two things; the daemon of the youngest may have only just started.
+        let subnet_file = directory.join("nodes").join(node).join("run/flannel/subnet.env");
+        wait_until("the daemon's subnet file", || subnet_file.exists(), |there| *there);
         lab.json(&["pod", "add", "--node", node]);
     }
     lab.assert_green();
