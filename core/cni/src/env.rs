@@ -130,7 +130,7 @@ fn is_plain_name(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
-fn validate_container_id(id: &str) -> Result<(), Error> {
+pub(crate) fn validate_container_id(id: &str) -> Result<(), Error> {
     if is_plain_name(id) {
         return Ok(());
     }
@@ -153,7 +153,7 @@ pub fn validate_network_name(name: &str) -> Result<(), Error> {
 }
 
 /// Refuses what the kernel would not take as a link's name.
-fn validate_ifname(name: &str) -> Result<(), Error> {
+pub(crate) fn validate_ifname(name: &str) -> Result<(), Error> {
     let error = |message: &str, details: &str| {
         Err(Error::new(code::INVALID_ENVIRONMENT, message).with_details(details))
     };

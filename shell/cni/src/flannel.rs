@@ -11,14 +11,18 @@ use std::path::{Path, PathBuf};
 
 use loden_cni_protocol::error::{Error, code};
 use loden_cni_protocol::flannel::{FlannelConfig, delegate_of_kept};
-use loden_cni_protocol::{CniResult, Command, Json, flannel};
+use loden_cni_protocol::{CniResult, Command, Json, flannel, version};
 use loden_lease::SubnetEnv;
 use loden_netlink::NetNs;
 
+use crate::Plugin;
 use crate::call::Call;
 use crate::delegate::Delegate;
 
-pub(crate) fn add(call: &Call) -> Result<CniResult, Error> {
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "flannel", versions: &version::SUPPORTED, add, del, check, status, gc: None };
+
+fn add(call: &Call) -> Result<CniResult, Error> {
     let config = FlannelConfig::parse(&call.config)?;
     let delegate = delegate_config(&config)?;
     let program = find(&delegate.kind, call)?;
@@ -55,7 +59,7 @@ fn take_back(
     outcome.err().map(|error| error.to_string()).into_iter().collect()
 }
 
-pub(crate) fn del(call: &Call) -> Result<(), Error> {
+fn del(call: &Call) -> Result<(), Error> {
     let config = FlannelConfig::parse(&call.config)?;
     let kept = Kept::new(&config.data_dir, &call.environment.container_id);
     let Some(text) = kept.read()? else { return kept.remove() };
@@ -77,7 +81,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
 }
 
 /// Forwards to the delegate with the result that is to be checked.
-pub(crate) fn check(call: &Call) -> Result<(), Error> {
+fn check(call: &Call) -> Result<(), Error> {
     let config = FlannelConfig::parse(&call.config)?;
     let kept = Kept::new(&config.data_dir, &call.environment.container_id);
     let text = kept.read()?.ok_or_else(|| {
@@ -101,7 +105,7 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
 }
 
 /// Ready once flanneld has said which subnet this node has, and if the delegate is.
-pub(crate) fn status(call: &Call) -> Result<(), Error> {
+fn status(call: &Call) -> Result<(), Error> {
     let config = FlannelConfig::parse(&call.config)?;
     let delegate = delegate_config(&config).map_err(|error| Error { code: code::NOT_AVAILABLE, ..error })?;
     let inner = call.with_text(Command::Status, delegate.text.into_bytes())?;

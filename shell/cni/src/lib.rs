@@ -39,44 +39,8 @@ struct Plugin {
 /// A command without a result.
 type Act = fn(&Call) -> Result<(), Error>;
 
-const PLUGINS: [Plugin; 4] = [
-    Plugin {
-        name: "bridge",
-        versions: &version::SUPPORTED,
-        add: bridge::add,
-        del: bridge::del,
-        check: bridge::check,
-        status: bridge::status,
-        gc: None,
-    },
-    Plugin {
-        name: "flannel",
-        versions: &version::SUPPORTED,
-        add: flannel::add,
-        del: flannel::del,
-        check: flannel::check,
-        status: flannel::status,
-        gc: None,
-    },
-    Plugin {
-        name: "host-local",
-        versions: &version::SUPPORTED,
-        add: host_local::add,
-        del: host_local::del,
-        check: host_local::check,
-        status: host_local::status,
-        gc: None,
-    },
-    Plugin {
-        name: "loopback",
-        versions: &version::SUPPORTED,
-        add: loopback::add,
-        del: loopback::del,
-        check: loopback::check,
-        status: |_| Ok(()),
-        gc: Some(|_| Ok(())),
-    },
-];
+/// Every plugin, by name.
+const PLUGINS: [Plugin; 4] = [bridge::PLUGIN, flannel::PLUGIN, host_local::PLUGIN, loopback::PLUGIN];
 
 /// The names of the plugins in this build.
 pub fn names() -> Vec<&'static str> {

@@ -1,9 +1,10 @@
 //! `loopback`: brings the container's `lo` up.
 
 use loden_cni_protocol::error::Error;
-use loden_cni_protocol::{CniResult, Interface, IpConfig};
+use loden_cni_protocol::{CniResult, Interface, IpConfig, version};
 use loden_netlink::{Link, LinkSettings, NetNs, RouteSocket};
 
+use crate::Plugin;
 use crate::call::Call;
 use crate::netns;
 
@@ -17,7 +18,17 @@ fn open(netns: &NetNs) -> Result<(RouteSocket, Link), Error> {
     Ok((socket, link))
 }
 
-pub(crate) fn add(call: &Call) -> Result<CniResult, Error> {
+pub(crate) const PLUGIN: Plugin = Plugin {
+    name: "loopback",
+    versions: &version::SUPPORTED,
+    add,
+    del,
+    check,
+    status: |_| Ok(()),
+    gc: Some(|_| Ok(())),
+};
+
+fn add(call: &Call) -> Result<CniResult, Error> {
     let previous = call.config.previous()?;
     let sandbox = &call.environment.netns;
     let (mut socket, link) = open(&netns::open(sandbox)?)?;
@@ -51,14 +62,14 @@ pub(crate) fn add(call: &Call) -> Result<CniResult, Error> {
     })
 }
 
-pub(crate) fn del(call: &Call) -> Result<(), Error> {
+fn del(call: &Call) -> Result<(), Error> {
     let Some(netns) = netns::open_if_present(&call.environment.netns)? else { return Ok(()) };
     let (mut socket, link) = open(&netns)?;
     let down = LinkSettings { up: Some(false), ..LinkSettings::default() };
     socket.set_link(link.index, down).map_err(|error| Error::from_chain(&error))
 }
 
-pub(crate) fn check(call: &Call) -> Result<(), Error> {
+fn check(call: &Call) -> Result<(), Error> {
     let (_, link) = open(&netns::open(&call.environment.netns)?)?;
     if link.up { Ok(()) } else { Err(Error::internal(format!("link {LOOPBACK} is down"))) }
 }

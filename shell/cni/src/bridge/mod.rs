@@ -10,9 +10,10 @@ mod host;
 
 use loden_cni_protocol::bridge::{BridgeConfig, format_mac};
 use loden_cni_protocol::error::Error;
-use loden_cni_protocol::{CniResult, Command, Interface};
+use loden_cni_protocol::{CniResult, Command, Interface, version};
 use loden_netlink::{Link, NetNs, RouteSocket};
 
+use crate::Plugin;
 use crate::call::Call;
 use crate::delegate::Delegate;
 use crate::{masquerade, netns};
@@ -28,7 +29,10 @@ fn mac_of(link: &Link) -> String {
     link.address.map(|mac| format_mac(&mac.0)).unwrap_or_default()
 }
 
-pub(crate) fn add(call: &Call) -> Result<CniResult, Error> {
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "bridge", versions: &version::SUPPORTED, add, del, check, status, gc: None };
+
+fn add(call: &Call) -> Result<CniResult, Error> {
     let config = BridgeConfig::parse(&call.config, &call.environment.args)?;
     let mut attempt = Attempt {
         call,
@@ -158,7 +162,7 @@ fn remove_masquerade(call: &Call) -> Result<(), Error> {
 }
 
 /// Takes every step even if one fails, so that one broken part does not keep the others; reports the first failure.
-pub(crate) fn del(call: &Call) -> Result<(), Error> {
+fn del(call: &Call) -> Result<(), Error> {
     let config = BridgeConfig::parse_for_removal(&call.config, &call.environment.args)?;
     let ipam = find_ipam(&config, call)?;
     let home = NetNs::current().map_err(kernel)?;
@@ -183,7 +187,7 @@ fn delete_link(call: &Call) -> Result<(), Error> {
 }
 
 /// Ready when the configuration is usable and the address plugin is ready.
-pub(crate) fn status(call: &Call) -> Result<(), Error> {
+fn status(call: &Call) -> Result<(), Error> {
     let config = BridgeConfig::parse(&call.config, &call.environment.args)?;
     if let Some(ipam) = find_ipam(&config, call)? {
         ipam.run(call, &NetNs::current().map_err(kernel)?)?;

@@ -10,12 +10,16 @@ use loden_cni_protocol::error::Error;
 use loden_cni_protocol::host_local::{HostLocalConfig, reservation};
 use loden_cni_protocol::range::{Choice, RangeSet};
 use loden_cni_protocol::result::Dns;
-use loden_cni_protocol::{CniResult, IpConfig};
+use loden_cni_protocol::{CniResult, IpConfig, version};
 
+use crate::Plugin;
 use crate::call::Call;
 use store::{Reservations, Store};
 
-pub(crate) fn add(call: &Call) -> Result<CniResult, Error> {
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "host-local", versions: &version::SUPPORTED, add, del, check, status, gc: None };
+
+fn add(call: &Call) -> Result<CniResult, Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let mut result = CniResult { routes: config.routes.clone(), ..CniResult::default() };
     if let Some(path) = &config.resolv_conf {
@@ -132,7 +136,7 @@ impl Attempt<'_> {
     }
 }
 
-pub(crate) fn del(call: &Call) -> Result<(), Error> {
+fn del(call: &Call) -> Result<(), Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let environment = &call.environment;
     let release = || -> Result<(), store::StoreError> {
@@ -144,7 +148,7 @@ pub(crate) fn del(call: &Call) -> Result<(), Error> {
     release().map_err(|error| Error::from_chain(&error))
 }
 
-pub(crate) fn check(call: &Call) -> Result<(), Error> {
+fn check(call: &Call) -> Result<(), Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let environment = &call.environment;
     let find = || -> Result<bool, store::StoreError> {
@@ -164,6 +168,6 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
 
 /// Ready when the configuration is usable. Being out of addresses is not reported here: runtimes take a failing STATUS as "the node has no
 /// network" and would drain pods that run well.
-pub(crate) fn status(call: &Call) -> Result<(), Error> {
+fn status(call: &Call) -> Result<(), Error> {
     HostLocalConfig::parse(&call.config, &call.environment.args).map(|_| ())
 }
