@@ -10,10 +10,12 @@
 //! ever; if it were too loose, a tampered rule would stay.
 //!
 //! [`changes`] compares two tables and names the smallest set of edits, which the kernel applies as one transaction.
+//! [`iptables`] is the other language, for the tables that are shared with users of the `iptables` programs.
 
 mod change;
 mod check;
 pub mod flannel;
+pub mod iptables;
 mod shared;
 mod text;
 

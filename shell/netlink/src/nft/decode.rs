@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use loden_firewall::iptables::Found;
 use loden_firewall::{Action, Base, ChainKind, Family, Hook, L4, Match, Policy, Rule, TableName};
 
 use super::uapi::*;
+use super::xtables::{self, Extension};
 use crate::wire::{Attr, attrs, attrs_after, find};
 
 const HEADER: usize = 4;
@@ -139,6 +141,41 @@ pub(super) fn rule(payload: &[u8], of: &TableName) -> Option<RuleRow> {
     Some(RuleRow { chain: chain?, handle: handle?, rule })
 }
 
+/// A rule of one chain in iptables' words. `None` for a rule of another chain.
+pub(super) fn iptables_rule(payload: &[u8], of: &TableName, wanted: &str) -> Option<Found> {
+    let family = family(payload)?;
+    let (mut table, mut chain, mut handle, mut expressions) = (None, None, None, &[][..]);
+    for attr in attrs_after(payload, HEADER) {
+        match attr.kind {
+            NFTA_RULE_TABLE => table = Some(attr.text()),
+            NFTA_RULE_CHAIN => chain = Some(attr.text()),
+            NFTA_RULE_HANDLE => handle = attr.be64(),
+            NFTA_RULE_EXPRESSIONS => expressions = attr.value,
+            _ => {}
+        }
+    }
+    if family != of.family || table.as_deref() != Some(&of.name) || chain.as_deref() != Some(wanted) {
+        return None;
+    }
+    let mut reader = Reader { extensions: Some(Vec::new()), ..Reader::new(family) };
+    let mut is_whole = true;
+    for (name, data) in expressions_in(expressions) {
+        // What is not understood does not hide what is: the rule may still be told by its comment or by where it leads.
+        is_whole &= reader.action.is_none() & reader.expression(&name, data).is_some();
+    }
+    is_whole &= !reader.dangles();
+    let extensions = reader.extensions.unwrap_or_default();
+    let (rule, has_words) = xtables::words(family, &reader.matches, &extensions, reader.action.as_ref());
+    Some(Found { rule, handle: Some(handle?), is_whole: is_whole && has_words })
+}
+
+fn expressions_in(expressions: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
+    attrs(expressions).map(|element| {
+        let name = find(element.value, NFTA_EXPR_NAME).map(|a| a.text()).unwrap_or_default();
+        (name, find(element.value, NFTA_EXPR_DATA).map_or(&[][..], |a| a.value))
+    })
+}
+
 /// The name of a set, an object or a flowtable of this table. A set without a name of its own is part of a rule.
 pub(super) fn named(payload: &[u8], of: &TableName, is_set: bool) -> Option<String> {
     let family = family(payload)?;
@@ -196,6 +233,8 @@ struct Reader {
     transport: Option<(u8, usize)>,
     /// A test for Ethernet that a link-layer match has to use.
     ether: Option<bool>,
+    /// iptables' extensions, each with the number of matches before it. `None` where nobody has words for them.
+    extensions: Option<Vec<(usize, Extension)>>,
 }
 
 impl Reader {
@@ -208,21 +247,24 @@ impl Reader {
             network: None,
             transport: None,
             ether: None,
+            extensions: None,
         }
+    }
+
+    /// Whether something was tested that only has a meaning with what did not follow.
+    fn dangles(&self) -> bool {
+        matches!(self.network, Some((_, false))) || self.ether == Some(false)
     }
 
     fn rule(mut self, expressions: &[u8], comment: Option<String>) -> Rule {
         let mut names = Vec::new();
         let mut known = true;
-        for element in attrs(expressions) {
-            let name = find(element.value, NFTA_EXPR_NAME).map(|a| a.text()).unwrap_or_default();
-            let data = find(element.value, NFTA_EXPR_DATA).map_or(&[][..], |a| a.value);
+        for (name, data) in expressions_in(expressions) {
             // Nothing may follow what ends a rule.
             known = known && self.action.is_none() && self.expression(&name, data).is_some();
             names.push(jump_in(&name, data).unwrap_or(name));
         }
-        let dangling = matches!(self.network, Some((_, false))) || self.ether == Some(false);
-        if known && !dangling {
+        if known && !self.dangles() {
             Rule { matches: self.matches, action: self.action.unwrap_or(Action::Continue), comment }
         } else {
             Rule { matches: vec![Match::Opaque(names.join(" "))], action: Action::Opaque, comment }
@@ -278,8 +320,23 @@ impl Reader {
                 }
             }
             "nat" => self.nat(&number),
+            "match" | "target" => self.extension(name == "target", data),
             _ => None,
         }
+    }
+
+    /// A match or target of iptables' own, kept as such by the kernel.
+    fn extension(&mut self, is_target: bool, data: &[u8]) -> Option<()> {
+        let name = find(data, NFTA_COMPAT_NAME)?.text();
+        let revision = find(data, NFTA_COMPAT_REV)?.be32()?;
+        let info = find(data, NFTA_COMPAT_INFO)?.value;
+        let extension = Extension::read(self.family, is_target, &name, revision, info);
+        let is_known = extension.is_whole;
+        self.extensions.as_mut()?.push((self.matches.len(), extension));
+        if is_target {
+            self.action = Some(Action::Opaque);
+        }
+        is_known.then_some(())
     }
 
     fn hold(&mut self, register: u32, held: Held) -> Option<()> {
@@ -533,10 +590,10 @@ fn prefix_of(mask: &[u8]) -> Option<u8> {
     (contiguous && ones == set).then(|| u8::try_from(ones).ok()).flatten()
 }
 
-/// All 16 bytes name a link, fewer are a prefix.
+/// With its final NUL it names a link (nft compares all 16 bytes, iptables ends with the NUL), without it is a prefix.
 fn link_name(value: &[u8]) -> Option<String> {
-    let whole = value.len() == 16;
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    let whole = value.len() == 16 || end + 1 == value.len();
     if !whole && end != value.len() {
         return None;
     }

@@ -7,9 +7,11 @@
 mod decode;
 mod encode;
 mod uapi;
+mod xtables;
 
 use std::collections::BTreeMap;
 
+use loden_firewall::iptables::Found;
 use loden_firewall::{Chain, Match, Rule, Table};
 pub use loden_firewall::{Change, Listed, TableName, changes};
 
@@ -66,6 +68,50 @@ impl NftSocket {
         match self.socket.one(&format!("look up chain {table} {chain}"), &request) {
             Ok(_) => Ok(true),
             Err(e) if e.errno() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The rules of one chain of iptables', in its words, if the chain exists. Only this chain is read, whatever else is in the
+    /// table.
+    ///
+    /// # Errors
+    /// When it cannot be read whole.
+    pub fn iptables_chain(&mut self, table: &TableName, chain: &str) -> Result<Option<Vec<Found>>> {
+        if !self.has_chain(table, chain)? {
+            return Ok(None);
+        }
+        let mut request = Message::new(GETRULE, 0, &encode::header(encode::family(table.family), 0));
+        request.text(NFTA_RULE_TABLE, &table.name);
+        request.text(NFTA_RULE_CHAIN, chain);
+        match self.socket.dump(&format!("read chain {table} {chain}"), &request) {
+            Ok(rules) => {
+                Ok(Some(parsed(&rules, NEWRULE, |payload| decode::iptables_rule(payload, table, chain))))
+            }
+            Err(e) if e.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The chains of one table by name. Empty when there is no such table.
+    ///
+    /// # Errors
+    /// When the listing is not complete.
+    pub fn chain_names(&mut self, table: &TableName) -> Result<Vec<String>> {
+        let request = Message::new(GETCHAIN, 0, &encode::header(encode::family(table.family), 0));
+        let rows = self.socket.dump(&format!("list chains of table {table}"), &request)?;
+        let rows = parsed(&rows, NEWCHAIN, decode::chain);
+        Ok(rows.into_iter().filter(|row| row.table == *table).map(|row| row.name).collect())
+    }
+
+    /// Whether this kernel has nf_tables.
+    ///
+    /// # Errors
+    /// When the kernel cannot say.
+    pub fn is_supported(&mut self) -> Result<bool> {
+        match self.generation("ask for nf_tables") {
+            Ok(_) => Ok(true),
+            Err(Error::MissingFeature { .. }) => Ok(false),
             Err(e) => Err(e),
         }
     }

@@ -144,5 +144,10 @@ pub(super) const ARPHRD_ETHER: u16 = 1;
 pub(super) const ETH_P_IP: u16 = 0x0800;
 pub(super) const ETH_P_IPV6: u16 = 0x86dd;
 
+// `linux/netfilter/nf_tables_compat.h`; matches and targets agree.
+pub(super) const NFTA_COMPAT_NAME: u16 = 1;
+pub(super) const NFTA_COMPAT_REV: u16 = 2;
+pub(super) const NFTA_COMPAT_INFO: u16 = 3;
+
 /// Type of the comment among the records of user data, the same for tables, chains and rules (libnftnl).
 pub(super) const UDATA_COMMENT: u8 = 0;
