@@ -130,7 +130,7 @@ impl Node {
         fs::create_dir(node.root.path().join("bin")).unwrap();
         let binary = node.root.path().join("bin/loden-cni");
         fs::copy(env!("CARGO_BIN_EXE_loden-cni"), &binary).unwrap();
-        for name in ["bridge", "flannel", "host-local", "loopback"] {
+        for name in loden_cni_plugins::names() {
             fs::hard_link(&binary, node.root.path().join("bin").join(name)).unwrap();
         }
         node
