@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Package] = &[
     package("nftables", "/usr/sbin/nft"),
     package("iptables", "/usr/sbin/iptables"),
     package("tcpdump", "/usr/bin/tcpdump"),
+    package("strace", "/usr/bin/strace"),
     package("containernetworking-plugins", "/usr/lib/cni/bridge"),
 ];
 

@@ -33,7 +33,7 @@ fn help() -> ExitCode {
         "{OWN_NAME} {version}: the CNI plugins of Loden in one binary, chosen by the name it is called by.\n\
          \n\
          Plugins in this build: {names}\n\
-         Commands: ADD, DEL, CHECK, STATUS, VERSION; GC by loopback only, the others refuse it.\n\
+         Commands: ADD, DEL, CHECK, STATUS, VERSION; GC by host-local and loopback, the others refuse it.\n\
          Not in this build, and refused: bridge's vlan, vlanTrunk, macspoofchk and ipMasqBackend \"iptables\".\n\
          \n\
          Install it as hard links, symbolic links or copies; with links a plugin that calls another one does so in the same process:\n\

@@ -3,12 +3,16 @@
 //! The formats on disk are shared with the Go plugin, which may serve the same directory during an upgrade: a reservation is a file named
 //! by the address, its content says whose it is. A rule of validation that breaks makes DEL and CHECK fail as well as ADD, as upstream.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
 use crate::args::Args;
+use crate::attachments::ValidAttachments;
 use crate::conf::{Config, load_error};
+use crate::env;
 use crate::error::Error;
 use crate::json::{Fields, Json, Mismatch};
 use crate::range::{RangeSet, RangeSpec};
@@ -69,15 +73,23 @@ impl HostLocalConfig {
         for route in ipam.objects("routes").map_err(load_error)? {
             routes.push(Route::parse(&route).map_err(load_error)?);
         }
-        let text =
-            |name| ipam.string(name).map(|text| text.filter(|text| !text.is_empty())).map_err(load_error);
         Ok(Self {
-            data_dir: text("dataDir")?.unwrap_or(DEFAULT_DATA_DIR).to_owned(),
+            data_dir: data_dir(&ipam)?,
             range_sets,
             requested,
             routes,
-            resolv_conf: text("resolvConf")?.map(str::to_owned),
+            resolv_conf: non_empty(&ipam, "resolvConf")?.map(str::to_owned),
         })
+    }
+
+    /// `ipam.dataDir` alone, for what concerns all of a network's reservations whatever its ranges are by now.
+    ///
+    /// # Errors
+    /// There is no `ipam`, or a key of the wrong type.
+    pub fn data_dir_of(config: &Config) -> Result<String, Error> {
+        let fields = config.fields()?;
+        let ipam = fields.object("ipam").map_err(load_error)?;
+        data_dir(&ipam.ok_or_else(|| Error::internal("IPAM config missing 'ipam' key"))?)
     }
 
     /// Which requested address each pool has to serve, and which of them no pool can.
@@ -95,6 +107,14 @@ impl HostLocalConfig {
             .collect();
         (assigned, left)
     }
+}
+
+fn non_empty<'a>(fields: &Fields<'a>, name: &str) -> Result<Option<&'a str>, Error> {
+    fields.string(name).map(|text| text.filter(|text| !text.is_empty())).map_err(load_error)
+}
+
+fn data_dir(ipam: &Fields<'_>) -> Result<String, Error> {
+    Ok(non_empty(ipam, "dataDir")?.unwrap_or(DEFAULT_DATA_DIR).to_owned())
 }
 
 /// An address given as such or with a prefix length.
@@ -182,34 +202,68 @@ pub fn reservation(container_id: &str, ifname: &str) -> String {
     format!("{}\r\n{ifname}", container_id.trim())
 }
 
-/// Whose a reservation is, judged from its file's content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// This container's link.
-    Ours,
-    /// This container's, by a file so old that it names no link.
-    OursWithoutLink,
-    /// Nobody's: an empty file, left by a crash.
+/// Whose a reservation is, as its file's content says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// Nobody's: a file that a crash left empty or without its content. Such a file can be removed.
     Nobody,
-    /// Somebody else's.
-    Other,
+    /// A container's link.
+    Attachment {
+        /// `CNI_CONTAINERID` of the ADD that made it.
+        container_id: String,
+        /// `CNI_IFNAME` of that ADD.
+        ifname: String,
+    },
+    /// A container's, by a file so old that it names no link.
+    Container {
+        /// `CNI_CONTAINERID` of the ADD that made it.
+        container_id: String,
+    },
+    /// Something that no plugin writes, so a person may have: the address is taken, and nobody's to free.
+    Unknown,
 }
 
-impl Owner {
-    /// Judges a file's content; surrounding white space does not count.
-    pub fn of(content: &[u8], container_id: &str, ifname: &str) -> Self {
-        if content.is_empty() {
+impl Holder {
+    /// Reads a file's content; white space around it does not count. Nothing but white space, or a zero byte, is what file systems make of
+    /// content that did not reach the disk.
+    pub fn of(content: &[u8]) -> Self {
+        let content = content.trim_ascii();
+        if content.is_empty() || content.contains(&0) {
             return Self::Nobody;
         }
-        let content = content.trim_ascii();
-        if content == reservation(container_id, ifname).as_bytes() {
-            Self::Ours
-        } else if content == container_id.trim().as_bytes() {
-            Self::OursWithoutLink
-        } else {
-            Self::Other
+        let Ok(text) = std::str::from_utf8(content) else { return Self::Unknown };
+        let (container_id, ifname) =
+            text.split_once("\r\n").map_or((text, None), |(id, ifname)| (id, Some(ifname)));
+        if env::validate_container_id(container_id).is_err() {
+            return Self::Unknown;
+        }
+        let container_id = container_id.to_owned();
+        match ifname {
+            None => Self::Container { container_id },
+            Some(ifname) if ifname.is_empty() || env::validate_ifname(ifname).is_err() => Self::Unknown,
+            Some(ifname) => Self::Attachment { container_id, ifname: ifname.to_owned() },
         }
     }
+
+    /// Whether a GC must leave the reservation alone.
+    pub fn is_spared_by(&self, valid: &ValidAttachments) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Attachment { container_id, ifname } => valid.has(container_id, ifname),
+            Self::Container { container_id } => valid.has_container(container_id),
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// The name under which an index lists files of this content: letters and digits that no reader takes for an address.
+pub fn index_name(content: &[u8]) -> String {
+    let digest = Sha256::digest(content.trim_ascii());
+    let mut name = String::with_capacity(32);
+    for byte in digest.iter().take(16) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 #[cfg(test)]
@@ -279,13 +333,47 @@ mod tests {
     }
 
     #[test]
-    fn owners() {
+    fn holders() {
         assert_eq!(reservation("abc", "eth0"), "abc\r\neth0");
-        assert_eq!(Owner::of(b"abc\r\neth0\n", "abc", "eth0"), Owner::Ours);
-        assert_eq!(Owner::of(b"abc\r\neth0", "abc", "eth01"), Owner::Other);
-        assert_eq!(Owner::of(b" abc ", "abc", "eth0"), Owner::OursWithoutLink);
-        assert_eq!(Owner::of(b"", "abc", "eth0"), Owner::Nobody);
-        assert_eq!(Owner::of(b"abcd\r\neth0", "abc", "eth0"), Owner::Other);
+        let link = Holder::Attachment { container_id: "abc".to_owned(), ifname: "eth0".to_owned() };
+        let whole = Holder::Container { container_id: "abc".to_owned() };
+        assert_eq!(Holder::of(b"abc\r\neth0"), link);
+        assert_eq!(Holder::of(b"abc\r\neth0\n"), link);
+        assert_eq!(Holder::of(b" abc "), whole);
+        for torn in [&b""[..], b"\r\n", b"\0\0\0", b"abc\0\0"] {
+            assert_eq!(Holder::of(torn), Holder::Nobody);
+        }
+        for other in [&b"the printer"[..], b"abc\neth0", b"abc\r\na b", b"../x", b"\xff"] {
+            assert_eq!(Holder::of(other), Holder::Unknown);
+        }
+        let attachment =
+            |id: &str| crate::Attachment { container_id: id.to_owned(), ifname: "eth0".to_owned() };
+        let valid = ValidAttachments::from_iter([attachment("abc")]);
+        assert!(
+            link.is_spared_by(&valid) && whole.is_spared_by(&valid) && Holder::Unknown.is_spared_by(&valid)
+        );
+        assert!(!Holder::Nobody.is_spared_by(&valid));
+        let none = ValidAttachments::default();
+        assert!(
+            !link.is_spared_by(&none) && !whole.is_spared_by(&none) && Holder::Unknown.is_spared_by(&none)
+        );
+    }
+
+    #[test]
+    fn index_names_are_of_the_content_and_no_address() {
+        let name = index_name(b"abc\r\neth0");
+        assert_eq!(name, index_name(b"abc\r\neth0\n"));
+        assert_ne!(name, index_name(b"abc"));
+        assert_eq!(name.len(), 32);
+        assert!(name.parse::<IpAddr>().is_err());
+    }
+
+    #[test]
+    fn the_directory_is_known_whatever_the_ranges_are() {
+        let of = |text: &str| HostLocalConfig::data_dir_of(&Config::parse(text.as_bytes()).unwrap());
+        assert_eq!(of(r#"{"name":"n","ipam":{"DataDir":"/d","ranges":[[]]}}"#).unwrap(), "/d");
+        assert_eq!(of(r#"{"name":"n","ipam":{"dataDir":""}}"#).unwrap(), DEFAULT_DATA_DIR);
+        assert!(of(r#"{"name":"n"}"#).is_err());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! A range set is a pool: every ADD takes one address of it. The order is round robin from the address given out last, so that an address
 //! just released is not reused at once; it must be the order of the Go plugin, since both may serve one directory during an upgrade.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -95,6 +94,17 @@ impl Range {
         self.subnet.contains(&address) && self.start <= address && address <= self.end
     }
 
+    /// How many addresses it can give out: all but its gateway.
+    pub fn capacity(&self) -> u128 {
+        let span = number(self.end).saturating_sub(number(self.start));
+        span.saturating_add(1).saturating_sub(u128::from(self.contains(self.gateway)))
+    }
+
+    /// Whether the address is one to give out, so not the gateway.
+    pub fn can_give(&self, address: IpAddr) -> bool {
+        self.contains(address) && address != self.gateway
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         self.contains(other.start)
             || self.contains(other.end)
@@ -178,6 +188,16 @@ impl RangeSet {
         self.ranges().find(|range| range.contains(address))
     }
 
+    /// How many addresses the pool can give out.
+    pub fn capacity(&self) -> u128 {
+        self.ranges().fold(0, |sum, range| sum.saturating_add(range.capacity()))
+    }
+
+    /// Whether the address is one to give out, so in the pool and no gateway.
+    pub fn can_give(&self, address: IpAddr) -> bool {
+        self.range_of(address).is_some_and(|range| range.can_give(address))
+    }
+
     /// Whether the two pools share an address.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.ranges().any(|one| other.ranges().any(|two| one.overlaps(two)))
@@ -200,11 +220,6 @@ impl RangeSet {
         let position = last
             .and_then(|last| self.ranges().position(|range| range.contains(last)).map(|index| (index, last)));
         Candidates { set: self, position, origin: None }
-    }
-
-    /// The first address to try that is not reserved; `None` when the pool is exhausted.
-    pub fn next_free(&self, last: Option<IpAddr>, reserved: &BTreeSet<IpAddr>) -> Option<Choice> {
-        self.candidates(last).find(|choice| !reserved.contains(&choice.address.addr()))
     }
 
     fn range(&self, index: usize) -> &Range {
@@ -260,6 +275,13 @@ impl Iterator for Candidates<'_> {
     }
 }
 
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
 /// The address after `address`; the last of the family is its own successor.
 pub fn next(address: IpAddr) -> IpAddr {
     match address {
@@ -270,6 +292,8 @@ pub fn next(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -407,13 +431,11 @@ mod tests {
         }
 
         #[test]
-        fn free_is_free(set in small_set(), last in prop::option::of(small_address()), reserved in prop::collection::btree_set(small_address(), 0..40)) {
-            match set.next_free(last, &reserved) {
-                Some(choice) => {
-                    prop_assert!(!reserved.contains(&choice.address.addr()));
-                    prop_assert!(set.requested(choice.address.addr()).is_ok());
-                }
-                None => prop_assert!(set.candidates(None).all(|choice| reserved.contains(&choice.address.addr()))),
+        fn capacity_is_the_number_of_addresses_offered(set in small_set()) {
+            prop_assert_eq!(set.capacity(), u128::try_from(set.candidates(None).count()).unwrap());
+            for choice in set.candidates(None) {
+                prop_assert!(set.can_give(choice.address.addr()));
+                prop_assert!(set.requested(choice.address.addr()).is_ok());
             }
         }
 

@@ -246,7 +246,9 @@ impl Node {
         walk(&self.root.path().join("state"), &mut left);
         left.retain(|path| {
             let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-            name != "lock" && !name.starts_with("last_reserved_ip.")
+            // An index entry that leads to a reservation goes with it; one that leads nowhere is left over.
+            let leads = path.contains("/.loden-index/") && Path::new(path).exists();
+            name != "lock" && !name.starts_with("last_reserved_ip.") && !leads
         });
         left
     }

@@ -1,36 +1,45 @@
 //! `host-local`: addresses out of ranges, reserved by files on this host.
 
+mod index;
 mod store;
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
+use std::path::Path;
 
-use loden_cni_protocol::error::Error;
+use loden_cni_protocol::error::{Error, code};
 use loden_cni_protocol::host_local::{HostLocalConfig, reservation};
 use loden_cni_protocol::range::{Choice, RangeSet};
 use loden_cni_protocol::result::Dns;
-use loden_cni_protocol::{CniResult, IpConfig, version};
+use loden_cni_protocol::{CniResult, IpConfig, ValidAttachments, version};
 
 use crate::Plugin;
 use crate::call::Call;
-use store::{Reservations, Store};
+use store::{Store, StoreError};
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "host-local", versions: &version::SUPPORTED, add, del, check, status, gc: None };
+    Plugin { name: "host-local", versions: &version::SUPPORTED, add, del, check, status, gc: Some(gc) };
+
+/// So many addresses in a row are tried before the directory is read instead.
+const TRIES: usize = 64;
+/// No name service's configuration is longer.
+const RESOLV_CONF_MOST: u64 = 1 << 20;
 
 fn add(call: &Call) -> Result<CniResult, Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let mut result = CniResult { routes: config.routes.clone(), ..CniResult::default() };
     if let Some(path) = &config.resolv_conf {
-        let text = fs::read_to_string(path)
+        result.dns = resolv_conf(path)
             .map_err(|error| Error::internal(format!("could not read `resolvConf` {path}: {error}")))?;
-        result.dns = Dns::from_resolv_conf(&text);
     }
     let (assigned, unusable) = config.assign_requested();
-    let store =
-        Store::open(&config.data_dir, &call.config.name).map_err(|error| Error::from_chain(&error))?;
-    let mut attempt = Attempt { store: &store, call, taken: Vec::new() };
+    let environment = &call.environment;
+    let mut attempt = Attempt {
+        store: Store::open(&config.data_dir, &call.config.name).map_err(plain)?,
+        call,
+        content: reservation(&environment.container_id, &environment.ifname),
+    };
     match attempt.allocate(&config, &assigned, &unusable) {
         Ok(choices) => {
             result.ips = choices
@@ -43,15 +52,29 @@ fn add(call: &Call) -> Result<CniResult, Error> {
                 .collect();
             Ok(result)
         }
-        Err(error) => Err(error.and_cleanup(&attempt.give_back())),
+        Err(error) => {
+            let failures = attempt.store.take_back().into_iter().map(|error| plain(error).message);
+            Err(error.and_cleanup(&failures.collect::<Vec<_>>()))
+        }
     }
 }
 
-/// One ADD under the lock, with what it has reserved so far.
+fn plain(error: StoreError) -> Error {
+    Error::from_chain(&error)
+}
+
+fn resolv_conf(path: &str) -> std::io::Result<Dns> {
+    let mut text = Vec::new();
+    File::open(path)?.take(RESOLV_CONF_MOST).read_to_end(&mut text)?;
+    Ok(Dns::from_resolv_conf(&String::from_utf8_lossy(&text)))
+}
+
+/// One ADD under the lock.
 struct Attempt<'a> {
-    store: &'a Store,
+    store: Store,
     call: &'a Call,
-    taken: Vec<IpAddr>,
+    /// What the reservations' files hold.
+    content: String,
 }
 
 impl Attempt<'_> {
@@ -61,16 +84,10 @@ impl Attempt<'_> {
         assigned: &[Option<IpAddr>],
         unusable: &[IpAddr],
     ) -> Result<Vec<Choice>, Error> {
-        let environment = &self.call.environment;
-        let scan = |address| config.range_sets.iter().any(|set| set.contains(address));
-        let before = self
-            .store
-            .scan(&environment.container_id, &environment.ifname, scan)
-            .map_err(|error| Error::from_chain(&error))?;
         let mut choices = Vec::new();
         for (index, (set, requested)) in config.range_sets.iter().zip(assigned).enumerate() {
             let choice = self
-                .allocate_from(index, set, *requested, &before)
+                .allocate_from(index, set, *requested)
                 .map_err(|cause| Error::internal(format!("failed to allocate for range {index}: {cause}")))?;
             choices.push(choice);
         }
@@ -78,6 +95,7 @@ impl Attempt<'_> {
             let list: Vec<String> = unusable.iter().map(ToString::to_string).collect();
             return Err(Error::internal(format!("failed to allocate all requested IPs: {}", list.join(" "))));
         }
+        self.store.list(&self.content);
         Ok(choices)
     }
 
@@ -86,78 +104,110 @@ impl Attempt<'_> {
         index: usize,
         set: &RangeSet,
         requested: Option<IpAddr>,
-        before: &Reservations,
     ) -> Result<Choice, String> {
-        let text = |error: store::StoreError| Error::from_chain(&error).message;
-        if let Some(address) = requested {
-            let choice = set.requested(address)?;
-            if before.taken.contains(&address) || !self.reserve(index, address).map_err(text)? {
-                return Err(format!("requested IP address {address} is not available in range set {set}"));
+        let text = |error: StoreError| plain(error).message;
+        let choice = match requested {
+            Some(address) => {
+                let choice = set.requested(address)?;
+                self.take(address).map_err(text)?.then_some(choice)
             }
-            return Ok(choice);
+            None => {
+                self.refuse_second(set)?;
+                self.store.draft(&self.content).map_err(text)?;
+                self.next_free(index, set).map_err(text)?
+            }
+        };
+        let Some(choice) = choice else {
+            self.store.discard_draft().map_err(text)?;
+            return Err(match requested {
+                Some(address) => {
+                    format!("requested IP address {address} is not available in range set {set}")
+                }
+                None => format!("no IP addresses available in range set: {set}"),
+            });
+        };
+        self.store.set_last_reserved(index, choice.address.addr()).map_err(text)?;
+        Ok(choice)
+    }
+
+    /// An attachment has one address of a pool; a second ADD of the same is the runtime's mistake.
+    fn refuse_second(&mut self, set: &RangeSet) -> Result<(), String> {
+        let container_id = &self.call.environment.container_id;
+        let ours = self
+            .store
+            .addresses(&[self.content.as_bytes(), container_id.as_bytes()])
+            .map_err(|error| plain(error).message)?;
+        match ours.iter().find(|address| set.contains(**address)) {
+            Some(address) => Err(format!(
+                "{address} has been allocated to {container_id}, duplicate allocation is not allowed"
+            )),
+            None => Ok(()),
         }
-        if let Some(address) = before.ours.iter().find(|address| set.contains(**address)) {
-            return Err(format!(
-                "{address} has been allocated to {}, duplicate allocation is not allowed",
-                self.call.environment.container_id
-            ));
+    }
+
+    /// Reserves this address if nobody has it, and nothing that a crash left there.
+    fn take(&mut self, address: IpAddr) -> Result<bool, StoreError> {
+        self.store.draft(&self.content)?;
+        if self.store.publish(address)? {
+            return Ok(true);
         }
+        self.store.read_all()?;
+        self.store.draft(&self.content)?;
+        self.store.publish(address)
+    }
+
+    /// Reserves the next free address after the one given out last. Trying is cheapest while few are taken in a row; past that, and before
+    /// the pool is called exhausted, all files are read, which also frees what a crash left behind.
+    fn next_free(&mut self, index: usize, set: &RangeSet) -> Result<Option<Choice>, StoreError> {
         let last = self.store.last_reserved(index);
-        let mut taken: BTreeSet<IpAddr> = before.taken.clone();
-        loop {
-            let choice = set
-                .next_free(last, &taken)
-                .ok_or_else(|| format!("no IP addresses available in range set: {set}"))?;
-            if self.reserve(index, choice.address.addr()).map_err(text)? {
-                return Ok(choice);
+        for has_read_all in [false, true] {
+            if has_read_all {
+                self.store.read_all()?;
+                // What a killed ADD left is removed with the rest, so the draft has to be written again.
+                self.store.draft(&self.content)?;
             }
-            // A file of this name that the scan could not see as an address of this range, such as a directory.
-            taken.insert(choice.address.addr());
+            let mut tries = 0;
+            for choice in set.candidates(last) {
+                let address = choice.address.addr();
+                if self.store.is_taken(address) {
+                    continue;
+                }
+                if self.store.publish(address)? {
+                    return Ok(Some(choice));
+                }
+                tries += 1;
+                if tries >= TRIES && !has_read_all {
+                    break;
+                }
+            }
         }
-    }
-
-    fn reserve(&mut self, index: usize, address: IpAddr) -> Result<bool, store::StoreError> {
-        let environment = &self.call.environment;
-        let content = reservation(&environment.container_id, &environment.ifname);
-        let reserved = self.store.reserve(address, &content)?;
-        if reserved {
-            self.taken.push(address);
-            self.store.set_last_reserved(index, address)?;
-        }
-        Ok(reserved)
-    }
-
-    fn give_back(&self) -> Vec<String> {
-        self.taken
-            .iter()
-            .filter_map(|address| self.store.remove(*address).err())
-            .map(|error| Error::from_chain(&error).message)
-            .collect()
+        Ok(None)
     }
 }
 
 fn del(call: &Call) -> Result<(), Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let environment = &call.environment;
-    let release = || -> Result<(), store::StoreError> {
-        match Store::open_existing(&config.data_dir, &call.config.name)? {
-            Some(store) => store.release(&environment.container_id, &environment.ifname),
-            None => Ok(()),
-        }
-    };
-    release().map_err(|error| Error::from_chain(&error))
+    release(&config.data_dir, &call.config.name, &environment.container_id, &environment.ifname)
+}
+
+/// Frees what an attachment has of a network, or what an old file without a link's name says its container has.
+pub(crate) fn release(data_dir: &str, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
+    let Some(mut store) = Store::open_existing(data_dir, network).map_err(plain)? else { return Ok(()) };
+    let content = reservation(container_id, ifname);
+    store.release(&[content.as_bytes(), container_id.as_bytes()]).map_err(plain)
 }
 
 fn check(call: &Call) -> Result<(), Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let environment = &call.environment;
-    let find = || -> Result<bool, store::StoreError> {
-        match Store::open_existing(&config.data_dir, &call.config.name)? {
-            Some(store) => store.has(&environment.container_id, &environment.ifname),
-            None => Ok(false),
-        }
+    let content = reservation(&environment.container_id, &environment.ifname);
+    let contents = [content.as_bytes(), environment.container_id.as_bytes()];
+    let found = match Store::open_existing(&config.data_dir, &call.config.name).map_err(plain)? {
+        Some(mut store) => !store.addresses(&contents).map_err(plain)?.is_empty(),
+        None => false,
     };
-    if find().map_err(|error| Error::from_chain(&error))? {
+    if found {
         return Ok(());
     }
     Err(Error::internal(format!(
@@ -166,8 +216,47 @@ fn check(call: &Call) -> Result<(), Error> {
     )))
 }
 
-/// Ready when the configuration is usable. Being out of addresses is not reported here: runtimes take a failing STATUS as "the node has no
-/// network" and would drain pods that run well.
+/// Ready while every pool has an address to give.
 fn status(call: &Call) -> Result<(), Error> {
-    HostLocalConfig::parse(&call.config, &call.environment.args).map(|_| ())
+    let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
+    let directory = Path::new(&config.data_dir).join(&call.config.name);
+    let count = |set: &RangeSet, with_empty| -> Result<usize, Error> {
+        let taken = store::taken(&directory, with_empty).map_err(plain)?;
+        Ok(taken.iter().filter(|address| set.can_give(**address)).count())
+    };
+    for (index, set) in config.range_sets.iter().enumerate() {
+        let capacity = set.capacity();
+        let is_all = |used: usize| u128::try_from(used).is_ok_and(|used| used >= capacity);
+        // Files that a crash left empty are as good as free.
+        if is_all(count(set, true)?) && is_all(count(set, false)?) {
+            return Err(Error::new(
+                code::NOT_AVAILABLE,
+                format!(
+                    "host-local: network {} has no address left: all {capacity} of range set {index} ({set}) are reserved",
+                    call.config.name
+                ),
+            )
+            .with_details(
+                "remove pods, give the network a larger range, or see whose the addresses are with `loden ipam list`",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Frees every reservation of the network whose attachment is not valid, whatever the ranges are by now.
+fn gc(call: &Call) -> Result<(), Error> {
+    let valid = ValidAttachments::of(&call.config)?;
+    let data_dir = HostLocalConfig::data_dir_of(&call.config)?;
+    let Some(mut store) = Store::open_existing(&data_dir, &call.config.name).map_err(plain)? else {
+        return Ok(());
+    };
+    let mut failures = store.collect(|holder| holder.is_spared_by(&valid)).into_iter().map(plain);
+    match failures.next() {
+        None => Ok(()),
+        Some(first) => {
+            let others: Vec<String> = failures.map(|error| error.message).collect();
+            Err(first.with_details(others.join("; ")))
+        }
+    }
 }
