@@ -40,8 +40,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("anyhow", &["flanneld", "loden", "loden-cni", "loden-controller", "xtask"]),
     ("netlink-sys", &["loden-netlink"]),
     ("kube", &["loden-kube", "loden-sim-kube"]),
-    // flanneld: a test of it filters system calls.
-    ("libc", &["loden-netlink", "loden-lab", "flanneld"]),
+    // flanneld, loden-cni: tests of theirs filter system calls or stop at them.
+    ("libc", &["loden-netlink", "loden-lab", "flanneld", "loden-cni"]),
 ];
 
 /// A pod waits for this binary to start: nothing below may be in its tree.
