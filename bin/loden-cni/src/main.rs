@@ -34,7 +34,7 @@ fn help() -> ExitCode {
          \n\
          Plugins in this build: {names}\n\
          Commands: ADD, DEL, CHECK, STATUS, VERSION; GC by host-local and loopback, the others refuse it.\n\
-         Not in this build, and refused: bridge's vlan, vlanTrunk, macspoofchk and ipMasqBackend \"iptables\".\n\
+         Not in this build, and refused: bridge's vlan, vlanTrunk and macspoofchk.\n\
          \n\
          Install it as hard links, symbolic links or copies; with links a plugin that calls another one does so in the same process:\n\
          \n\

@@ -195,7 +195,6 @@ fn what_is_not_built_is_refused_by_name() {
         (json!({"vlan": 7}), "`vlan` = 7"),
         (json!({"vlanTrunk": [{"id": 7}]}), "`vlanTrunk` = [{\"id\":7}]"),
         (json!({"macspoofchk": true}), "`macspoofchk` = true"),
-        (json!({"ipMasq": true, "ipMasqBackend": "iptables"}), "`ipMasqBackend` = \"iptables\""),
     ] {
         let (code, text) =
             node.call(&node.ours(), "bridge", "ADD", &attachment, &node.bridge_config(changes)).error();

@@ -11,6 +11,7 @@ use crate::args::Args;
 use crate::conf::{Config, load_error};
 use crate::error::{Error, code};
 use crate::json::{Fields, Json};
+use crate::masquerade;
 use crate::range::next;
 use crate::result::{CniResult, Dns, Route};
 
@@ -30,6 +31,8 @@ pub struct BridgeConfig {
     pub force_address: bool,
     /// Traffic of the container to other networks takes the node's address.
     pub masquerade: bool,
+    /// What does that; `None` leaves it to what the node has.
+    pub masquerade_backend: Option<masquerade::Backend>,
     /// MTU of both ends and of a bridge that is made, in bytes; zero leaves the kernel's.
     pub mtu: u32,
     /// The bridge may send a packet back by the port it came in.
@@ -58,12 +61,10 @@ impl BridgeConfig {
     pub fn parse(config: &Config, args: &str) -> Result<Self, Error> {
         let fields = config.fields()?;
         refuse_unbuilt(&fields)?;
-        check_masquerade_backend(&fields)?;
         Self::read(config, &fields, args)
     }
 
-    /// Reads a configuration for DEL, which must also undo what another build of the plugin did: VLANs and the masquerade backend do not
-    /// matter to it.
+    /// Reads a configuration for DEL, which must also undo what another build of the plugin did: VLANs do not matter to it.
     ///
     /// # Errors
     /// As [`BridgeConfig::parse`]; of what this build does not have only `macspoofchk`, whose filter would stay.
@@ -106,6 +107,7 @@ impl BridgeConfig {
             is_default_gateway,
             force_address: flag("forceAddress")?,
             masquerade: flag("ipMasq")?,
+            masquerade_backend: masquerade::Backend::of(fields)?,
             mtu,
             hairpin,
             promiscuous,
@@ -218,19 +220,6 @@ fn refuse_unbuilt(fields: &Fields<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_masquerade_backend(fields: &Fields<'_>) -> Result<(), Error> {
-    let masquerade = fields.bool("ipMasq").map_err(load_error)? == Some(true);
-    match fields.string("ipMasqBackend").map_err(load_error)? {
-        None | Some("nftables") => Ok(()),
-        Some("iptables") if masquerade => Err(Error::new(
-            code::UNSUPPORTED_FIELD,
-            "bridge: `ipMasqBackend` = \"iptables\" is not supported by this build; use \"nftables\" or leave the key out",
-        )),
-        Some("iptables") => Ok(()),
-        Some(other) => Err(Error::internal(format!("unknown ipmasq backend {other:?}"))),
-    }
-}
-
 /// The container link's hardware address: `CNI_ARGS`, overruled by `args.cni.mac`, overruled by `runtimeConfig.mac`.
 fn requested_mac(fields: &Fields<'_>, args: &str) -> Result<Option<MacAddress>, Error> {
     let args = Args::parse(args, &["MAC"])?;
@@ -300,7 +289,6 @@ mod tests {
             r#"{"name":"n","vlan":5}"#,
             r#"{"name":"n","vlanTrunk":[{"id":5}]}"#,
             r#"{"name":"n","macspoofchk":true}"#,
-            r#"{"name":"n","ipMasq":true,"ipMasqBackend":"iptables"}"#,
         ] {
             assert_eq!(parse(text).unwrap_err().code, code::UNSUPPORTED_FIELD, "{text}");
         }

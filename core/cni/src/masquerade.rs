@@ -2,12 +2,45 @@
 //!
 //! The table is read and written by Go's `bridge` and `ptp` as well; who added a rule is said only by its comment, so comment and layout
 //! are theirs to the byte. A rule that DEL does not recognise stays for ever and masquerades whoever gets the address next.
+//! The same with the programs of iptables is in [`iptables`].
 
+pub mod iptables;
+
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
 use loden_firewall::{Action, Base, Chain, ChainKind, Family, Hook, Match, Rule, Table, priority};
 use sha2::{Digest, Sha512};
+
+use crate::attachments::ValidAttachments;
+use crate::conf::load_error;
+use crate::error::Error;
+use crate::json::Fields;
+
+/// What masquerades: `ipMasqBackend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Rules in the table that this module describes, over netlink.
+    Nftables,
+    /// Rules by the host's iptables.
+    Iptables,
+}
+
+impl Backend {
+    /// Reads `ipMasqBackend`; `None` leaves it to what the node has.
+    ///
+    /// # Errors
+    /// A backend that there is none of, or a key of the wrong type.
+    pub fn of(fields: &Fields<'_>) -> Result<Option<Self>, Error> {
+        match fields.string("ipMasqBackend").map_err(load_error)? {
+            None => Ok(None),
+            Some("nftables") => Ok(Some(Self::Nftables)),
+            Some("iptables") => Ok(Some(Self::Iptables)),
+            Some(other) => Err(Error::internal(format!("unknown ipmasq backend {other:?}"))),
+        }
+    }
+}
 
 /// The table, in the family `inet`.
 pub const TABLE: &str = "cni_plugins_masquerade";
@@ -19,7 +52,7 @@ pub const POSTROUTING: &str = "postrouting";
 /// Longest comment that the Go plugins write, in bytes.
 const COMMENT_LIMIT: usize = 128;
 
-fn hash(text: &str, length: usize) -> String {
+pub(crate) fn hash(text: &str, length: usize) -> String {
     let mut hex = String::new();
     for byte in Sha512::digest(text.as_bytes()) {
         let _ = write!(hex, "{byte:02x}");
@@ -45,9 +78,25 @@ pub fn comment(network: &str, ifname: &str, container_id: &str) -> String {
     comment
 }
 
-/// The chain of the `nat` table that the Go plugins' iptables backend makes for a container.
-pub fn iptables_chain(network: &str, container_id: &str) -> String {
-    format!("CNI-{}", hash(&format!("{network}{container_id}"), 24))
+/// Which rules of a network GC takes away, by their comments.
+#[derive(Clone, Debug)]
+pub struct Stale {
+    prefix: String,
+    valid: BTreeSet<String>,
+}
+
+impl Stale {
+    /// What is left of the network's attachments that are not valid.
+    pub fn of(network: &str, valid: &ValidAttachments) -> Self {
+        let hashes = valid.iter().map(|one| instance_hash(network, &one.ifname, &one.container_id));
+        Self { prefix: format!("{}-", hash(network, 16)), valid: hashes.collect() }
+    }
+
+    /// Whether the rule with this comment goes.
+    pub fn has(&self, comment: &str) -> bool {
+        comment.starts_with(&self.prefix)
+            && !comment.split_once(',').is_some_and(|(instance, _)| self.valid.contains(instance))
+    }
 }
 
 /// The table with its base chain and an empty chain of checks.
@@ -95,7 +144,15 @@ mod tests {
         )));
         assert!(text.len() <= 128);
         assert_eq!(comment(&"n".repeat(200), "eth0", "c").len(), 128);
-        assert_eq!(iptables_chain("net", "id").len(), 28);
+    }
+
+    #[test]
+    fn stale_is_what_no_valid_attachment_made() {
+        use crate::attachments::Attachment;
+        let keep = Attachment { container_id: "c1".to_owned(), ifname: "eth0".to_owned() };
+        let stale = Stale::of("net", &[keep].into_iter().collect());
+        assert!(!stale.has(&comment("net", "eth0", "c1")) && !stale.has(&comment("other", "eth0", "c2")));
+        assert!(stale.has(&comment("net", "eth1", "c1")) && stale.has(&comment("net", "eth0", "c2")));
     }
 
     #[test]

@@ -1,53 +1,85 @@
-//! Masquerade rules of single containers, in the nf_tables table that the Go plugins share.
+//! Masquerade rules of single containers, in nf_tables or by the host's iptables.
 //!
-//! Owns the rules whose comment starts with the attachment's hash, nothing else in the table: others' rules may come and go between reading
-//! and writing, so every edit names single rules and a lost race is run again.
+//! Owns the rules whose comment starts with the attachment's hash in the nf_tables table that the Go plugins share, and the container's
+//! chain of iptables with the jumps to it; nothing else. Others' rules may come and go between reading and writing, so every edit names
+//! single rules and a lost race is run again. Rules are made by one backend and taken away from both: the configuration may have changed
+//! since, and a Go plugin may have chosen otherwise.
+
+mod iptables;
 
 use ipnet::IpNet;
+use loden_cni_protocol::ValidAttachments;
 use loden_cni_protocol::error::Error;
 use loden_cni_protocol::masquerade::{
-    CHECKS, POSTROUTING, comment, instance_hash, iptables_chain, rule, table,
+    Backend, CHECKS, POSTROUTING, Stale, comment, instance_hash, rule, table,
 };
-use loden_firewall::{Chain, Change, Family, Listed, Rule, SharedChain, Table, TableName};
+use loden_firewall::{Chain, Change, Listed, Rule, Table, TableName};
 use loden_netlink::nft::{NftSocket, handles_where};
 
 /// How often an edit is begun again because a rule it names was deleted meanwhile.
 const ATTEMPTS: u32 = 8;
 
-fn failed(verb: &str, error: loden_netlink::Error) -> Error {
-    Error::internal(format!("could not {verb} masquerade rules: {}", Error::from_chain(&error).message))
+fn failed(verb: &str, error: &dyn std::error::Error) -> Error {
+    Error::internal(format!("could not {verb} masquerade rules: {}", Error::from_chain(error).message))
 }
 
-/// Makes what the addresses send to other networks leave with the node's address.
-pub(crate) fn add(network: &str, ifname: &str, container_id: &str, addresses: &[IpNet]) -> Result<(), Error> {
+/// A socket, where the kernel has nf_tables.
+fn nf_tables(verb: &str) -> Result<Option<NftSocket>, Error> {
+    let mut socket = NftSocket::open().map_err(|error| failed(verb, &error))?;
+    let is_supported = socket.is_supported().map_err(|error| failed(verb, &error))?;
+    Ok(is_supported.then_some(socket))
+}
+
+/// Makes what the addresses send to other networks leave with the node's address. Without a `backend` it is nf_tables where the kernel has
+/// it, which takes no program and no process.
+pub(crate) fn add(
+    backend: Option<Backend>,
+    network: &str,
+    ifname: &str,
+    container_id: &str,
+    addresses: &[IpNet],
+) -> Result<(), Error> {
+    let socket = match backend {
+        Some(Backend::Iptables) => None,
+        Some(Backend::Nftables) => Some(NftSocket::open().map_err(|error| failed("add", &error))?),
+        None => nf_tables("add")?,
+    };
+    let Some(mut socket) = socket else {
+        return iptables::add(network, container_id, addresses).map_err(|error| failed("add", &error));
+    };
     let hash = instance_hash(network, ifname, container_id);
     let comment = comment(network, ifname, container_id);
-    let mut socket = NftSocket::open().map_err(|error| failed("add", error))?;
     let layout = table();
     edit(&mut socket, "add", &layout.key(), |listed| {
         let mut changes = missing_layout(&layout, listed);
-        changes.extend(removals(&layout.key(), listed, &hash));
+        changes.extend(removals(&layout.key(), listed, |comment| comment.starts_with(&hash)));
         changes.extend(addresses.iter().map(|address| add_rule(&layout, CHECKS, rule(*address, &comment))));
         changes
     })
 }
 
-/// Takes the attachment's rules away. Nothing to take away is fine. What the iptables backend of a Go plugin made goes as well, where
-/// iptables keeps its rules in nf_tables.
+/// Takes the attachment's rules away, whichever backend made them. Nothing to take away is fine.
 pub(crate) fn remove(network: &str, ifname: &str, container_id: &str) -> Result<(), Error> {
-    let mut socket = NftSocket::open().map_err(|error| failed("remove", error))?;
     let hash = instance_hash(network, ifname, container_id);
+    let own = remove_where("remove", |comment| comment.starts_with(&hash));
+    // One broken backend must not keep the other's rules.
+    let others = iptables::remove(network, container_id).map_err(|error| failed("remove", &error));
+    own.and(others)
+}
+
+/// Takes away the rules of the network's attachments that are not valid any more, whichever backend made them.
+#[expect(dead_code, reason = "the GC of bridge and ptp calls it")]
+pub(crate) fn gc(network: &str, valid: &ValidAttachments) -> Result<(), Error> {
+    let stale = Stale::of(network, valid);
+    let own = remove_where("collect", |comment| stale.has(comment));
+    let others = iptables::gc(network, valid).map_err(|error| failed("collect", &error));
+    own.and(others)
+}
+
+fn remove_where(verb: &str, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let Some(mut socket) = nf_tables(verb)? else { return Ok(()) };
     let name = table().key();
-    edit(&mut socket, "remove", &name, |listed| removals(&name, listed, &hash))?;
-    let chain = iptables_chain(network, container_id);
-    for family in [Family::Ip, Family::Ip6] {
-        let name = TableName { family, name: "nat".to_owned() };
-        // That table may hold all of a node's services; it is read only if there is something to remove.
-        if socket.has_chain(&name, &chain).map_err(|error| failed("remove", error))? {
-            edit(&mut socket, "remove", &name, |listed| iptables_removals(listed, &chain))?;
-        }
-    }
-    Ok(())
+    edit(&mut socket, verb, &name, |listed| removals(&name, listed, &is_unwanted))
 }
 
 fn edit(
@@ -58,14 +90,14 @@ fn edit(
 ) -> Result<(), Error> {
     let mut attempt = 1;
     loop {
-        let listed = socket.table(name).map_err(|error| failed(verb, error))?;
+        let listed = socket.table(name).map_err(|error| failed(verb, &error))?;
         let changes = plan(listed.as_ref());
         if changes.is_empty() {
             return Ok(());
         }
         match socket.apply(&changes) {
             Err(error) if error.is_not_found() && attempt < ATTEMPTS => attempt += 1,
-            outcome => return outcome.map_err(|error| failed(verb, error)),
+            outcome => return outcome.map_err(|error| failed(verb, &error)),
         }
     }
 }
@@ -103,19 +135,13 @@ fn add_rule(layout: &Table, chain: &str, rule: Rule) -> Change {
     Change::AddRule { table: layout.key(), chain: chain.to_owned(), before: None, rule }
 }
 
-fn removals(name: &TableName, listed: Option<&Listed>, hash: &str) -> Vec<Change> {
-    let ours = |rule: &Rule| rule.comment.as_deref().is_some_and(|comment| comment.starts_with(hash));
+fn removals(name: &TableName, listed: Option<&Listed>, is_unwanted: impl Fn(&str) -> bool) -> Vec<Change> {
+    let ours = |rule: &Rule| rule.comment.as_deref().is_some_and(&is_unwanted);
     listed
         .into_iter()
         .flat_map(|listed| handles_where(listed, CHECKS, ours))
         .map(|handle| Change::DeleteRule { table: name.clone(), chain: CHECKS.to_owned(), handle })
         .collect()
-}
-
-/// The chain of a Go plugin's iptables backend with the jumps to it.
-fn iptables_removals(listed: Option<&Listed>, chain: &str) -> Vec<Change> {
-    let found = listed.and_then(|listed| SharedChain::find(listed, chain, "POSTROUTING"));
-    found.map(|chain| chain.removal()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -137,7 +163,7 @@ mod tests {
     #[test]
     fn only_the_attachments_rules_go() {
         let listed = listed("aa-bb, net: n", "aa-cc, net: n");
-        let changes = removals(&table().key(), Some(&listed), "aa-bb");
+        let changes = removals(&table().key(), Some(&listed), |comment| comment.starts_with("aa-bb"));
         let handles: Vec<u64> = changes
             .iter()
             .map(|change| match change {
@@ -146,7 +172,7 @@ mod tests {
             })
             .collect();
         assert_eq!(handles, [8, 9]);
-        assert!(removals(&table().key(), None, "aa-bb").is_empty());
+        assert!(removals(&table().key(), None, |_| true).is_empty());
     }
 
     #[test]

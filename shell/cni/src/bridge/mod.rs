@@ -83,6 +83,7 @@ impl Attempt<'_> {
             let environment = &self.call.environment;
             let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
             masquerade::add(
+                self.config.masquerade_backend,
                 &self.call.config.name,
                 &environment.ifname,
                 &environment.container_id,

@@ -1,0 +1,256 @@
+//! `ipMasq` by the programs of iptables, both variants, beside the Go plugins of Debian and beside other people's chains.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test bed that does not work is a failed test"
+)]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Answer, Attachment, GO, Namespace, Node, with_result};
+
+/// A node whose `PATH` has the programs of one variant first.
+struct Host {
+    node: Node,
+    variant: &'static str,
+}
+
+impl Host {
+    fn new(variant: &'static str) -> Self {
+        let node = Node::new();
+        let multi = format!("/usr/sbin/xtables-{variant}-multi");
+        assert!(Path::new(&multi).exists(), "apt-get install iptables: {multi} is missing");
+        fs::create_dir(node.path("sbin")).unwrap();
+        for program in ["iptables", "ip6tables"] {
+            for suffix in ["", "-restore", "-save"] {
+                symlink(&multi, node.path(&format!("sbin/{program}{suffix}"))).unwrap();
+            }
+        }
+        Self { node, variant }
+    }
+
+    fn config(&self, changes: Value) -> Value {
+        let mut config = self.node.bridge_config(json!({
+            "ipMasq": true, "ipMasqBackend": "iptables",
+            "ipam": {
+                "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]],
+            },
+        }));
+        support::merge(&mut config, changes);
+        config
+    }
+
+    fn call(&self, path: &str, command: &str, attachment: &Attachment<'_>, config: &Value) -> Answer {
+        let programs = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.node.path("sbin"));
+        let environment = [("PATH", programs.as_str())];
+        self.node.call_with(path, "bridge", command, attachment, &config.to_string(), &environment)
+    }
+
+    /// Runs a program of the variant in the node's namespace.
+    fn program(&self, name: &str, args: &[&str], input: &str) -> String {
+        let run = || {
+            let mut child = Command::new(self.node.path(&format!("sbin/{name}")))
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{name} {args:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        self.node.home.ns.run(run).unwrap()
+    }
+
+    /// What an operator sees of `nat` in both families, without policies.
+    fn rules(&self) -> Vec<String> {
+        let text = ["iptables", "ip6tables"].map(|name| self.program(name, &["-t", "nat", "-S"], ""));
+        text.concat().lines().filter(|line| !line.starts_with("-P ")).map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn assert_clean(&self, what: &str) {
+        assert!(self.rules().is_empty(), "{} {what}: {:#?}", self.variant, self.rules());
+        self.node.assert_clean();
+    }
+}
+
+#[test]
+fn the_rules_are_those_of_the_go_plugin_in_every_pairing() {
+    for host in ["nft", "legacy"].map(Host::new) {
+        let config = host.config(json!({}));
+        let ours = host.node.ours();
+        let mut seen: Option<Vec<String>> = None;
+        for (adds, deletes) in
+            [(GO, GO), (ours.as_str(), ours.as_str()), (ours.as_str(), GO), (GO, ours.as_str())]
+        {
+            let pod = Namespace::new("pod");
+            let attachment = Attachment::new("c1", &pod);
+            // The address of the first round again, so that the rules can be compared.
+            let _ = fs::remove_dir_all(host.node.path("state/networks"));
+            let result = host.call(adds, "ADD", &attachment, &config).result();
+            let rules = host.rules();
+            assert_eq!(rules.len(), 8, "{rules:#?}");
+            assert_eq!(rules, *seen.get_or_insert_with(|| rules.clone()), "{} {adds}", host.variant);
+            let config = with_result(&config, &result);
+            host.call(deletes, "DEL", &attachment, &config).silent();
+            host.assert_clean(deletes);
+            host.call(deletes, "DEL", &attachment, &config).silent();
+        }
+    }
+}
+
+#[test]
+fn rules_go_without_the_namespace_and_whatever_the_backend_is_now() {
+    for host in ["nft", "legacy"].map(Host::new) {
+        let ours = host.node.ours();
+        for (adds, then) in [("iptables", "nftables"), ("nftables", "iptables"), ("iptables", "iptables")] {
+            for vanishes in [true, false] {
+                let pod = Namespace::new("pod");
+                let config = host.config(json!({"ipMasqBackend": adds}));
+                host.call(&ours, "ADD", &Attachment::new("c1", &pod), &config).result();
+                let mut attachment = Attachment::new("c1", &pod);
+                if !vanishes {
+                    attachment.netns = String::new();
+                }
+                drop(pod);
+                let config = host.config(json!({"ipMasqBackend": then}));
+                host.call(&ours, "DEL", &attachment, &config).silent();
+                host.assert_clean(adds);
+            }
+        }
+    }
+}
+
+/// A rule in the form of old Go plugins, which matched the whole subnet, and an ADD that was repeated by hand.
+#[test]
+fn old_and_repeated_rules_go_as_well() {
+    for host in ["nft", "legacy"].map(Host::new) {
+        let ours = host.node.ours();
+        let pod = Namespace::new("pod");
+        let attachment = Attachment::new("c1", &pod);
+        let config = host.config(json!({}));
+        host.call(&ours, "ADD", &attachment, &config).result();
+        let rules = host.rules();
+        let jump = rules.iter().find(|rule| rule.starts_with("-A POSTROUTING -s 10.")).unwrap();
+        let old = jump.replace("-s 10.244.1.2/32", "-s 10.244.1.0/24");
+        host.program("iptables-restore", &["--noflush"], &format!("*nat\n{jump}\n{old}\nCOMMIT\n"));
+        host.program("iptables", &["-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"], "");
+        host.call(&ours, "DEL", &attachment, &config).silent();
+        assert_eq!(host.rules(), ["-A POSTROUTING -s 192.0.2.1/32 -j ACCEPT"], "{}", host.variant);
+    }
+}
+
+#[test]
+fn eight_at_once_beside_two_thousand_chains() {
+    for host in ["nft", "legacy"].map(Host::new) {
+        let mut others = String::from("*nat\n");
+        for number in 0..2000 {
+            writeln!(others, ":OTHER-{number} - [0:0]").unwrap();
+        }
+        for number in 0..2000 {
+            writeln!(others, "-A OTHER-{number} -d 192.0.2.1/32 -j ACCEPT").unwrap();
+            writeln!(others, "-A PREROUTING -s 192.0.2.1/32 -j OTHER-{number}").unwrap();
+        }
+        others.push_str("COMMIT\n");
+        host.program("iptables-restore", &["--noflush"], &others);
+        let before = host.rules();
+        let ours = host.node.ours();
+        let config = host.config(json!({}));
+        let pods: Vec<_> = (0..8).map(|number| (format!("c{number}"), Namespace::new("pod"))).collect();
+        let all = |command: &'static str| {
+            let started = Instant::now();
+            let answers: Vec<Answer> = thread::scope(|scope| {
+                let running: Vec<_> = pods
+                    .iter()
+                    .map(|(id, pod)| {
+                        let (host, ours, config) = (&host, &ours, &config);
+                        scope.spawn(move || host.call(ours, command, &Attachment::new(id, pod), config))
+                    })
+                    .collect();
+                running.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(started.elapsed() < Duration::from_secs(60), "{} {command} hangs", host.variant);
+            answers
+        };
+        for answer in all("ADD") {
+            answer.result();
+        }
+        assert_eq!(host.rules().len(), before.len() + 8 * 8, "{}", host.variant);
+        for answer in all("DEL") {
+            answer.silent();
+        }
+        assert_eq!(host.rules(), before, "{}", host.variant);
+    }
+}
+
+/// One process for each family that is written, none for taking away from nf_tables.
+#[test]
+fn programs_are_run_once_per_change() {
+    for (variant, expected) in [("nft", [2, 0]), ("legacy", [4, 4])] {
+        let host = Host::new(variant);
+        let log = host.node.path("log");
+        for program in ["iptables", "ip6tables"] {
+            for suffix in ["-restore", "-save"] {
+                let path = host.node.path(&format!("sbin/{program}{suffix}"));
+                fs::rename(&path, format!("{path}.real")).unwrap();
+                let script = format!(
+                    "#!/bin/sh\necho {program}{suffix} >> {log}\nexec -a {program}{suffix} {path}.real \"$@\"\n"
+                );
+                let script = script.replace("/bin/sh", "/bin/bash");
+                fs::write(&path, script).unwrap();
+                let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+                fs::set_permissions(&path, mode).unwrap();
+            }
+        }
+        let ours = host.node.ours();
+        let pods = [Namespace::new("pod"), Namespace::new("pod")];
+        let config = host.config(json!({}));
+        // The first makes the tables, which the older iptables would otherwise not have to be asked about.
+        host.call(&ours, "ADD", &Attachment::new("c0", &pods[0]), &config).result();
+        for (command, expected) in ["ADD", "DEL"].into_iter().zip(expected) {
+            let _ = fs::remove_file(&log);
+            let answer = host.call(&ours, command, &Attachment::new("c1", &pods[1]), &config);
+            assert!(answer.success, "{answer:?}");
+            let runs = fs::read_to_string(&log).unwrap_or_default();
+            assert_eq!(runs.lines().count(), expected, "{variant} {command}: {runs}");
+        }
+    }
+}
+
+#[test]
+fn without_programs_it_is_said_what_to_do() {
+    let host = Host::new("nft");
+    let ours = host.node.ours();
+    let pod = Namespace::new("pod");
+    fs::create_dir(host.node.path("empty")).unwrap();
+    let add = |config: &Value| {
+        let path = host.node.path("empty");
+        let environment = [("PATH", path.as_str())];
+        let attachment = Attachment::new("c1", &pod);
+        host.node.call_with(&ours, "bridge", "ADD", &attachment, &config.to_string(), &environment)
+    };
+    let (_, message) = add(&host.config(json!({}))).error();
+    assert!(message.contains("no usable iptables in PATH"), "{message}");
+    host.assert_clean("refused ADD");
+    let (_, message) = add(&host.config(json!({"ipMasqBackend": "pf"}))).error();
+    assert_eq!(message, "unknown ipmasq backend \"pf\"");
+    // Left to itself it needs no program.
+    add(&host.config(json!({"ipMasqBackend": null}))).result();
+    host.call(&ours, "DEL", &Attachment::new("c1", &pod), &host.config(json!({}))).silent();
+    host.assert_clean("nftables by default");
+}
