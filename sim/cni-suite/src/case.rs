@@ -341,7 +341,9 @@ pub fn read_all(folder: &Path) -> Result<Vec<Case>, Failure> {
             let told = |what: String| Failure::new(format!("{}: {what}", path.display()));
             let text = fs::read_to_string(&path).map_err(|error| told(error.to_string()))?;
             let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            cases.extend(parse(&text, &format!("{}/{}", name(&plugin), name(&path))).map_err(|error| told(error.0))?);
+            cases.extend(
+                parse(&text, &format!("{}/{}", name(&plugin), name(&path))).map_err(|error| told(error.0))?,
+            );
         }
     }
     Ok(cases)
@@ -372,7 +374,8 @@ fn parse(text: &str, place: &str) -> Result<Vec<Case>, Failure> {
             let mut case: Case =
                 serde_json::from_value(fill(&raw, row)).map_err(|error| told(error.to_string()))?;
             if !row.is_empty() && name == case.case {
-                let told = |value: &&Value| !value.is_array() && !value.is_object() && plain(value).len() < 40;
+                let told =
+                    |value: &&Value| !value.is_array() && !value.is_object() && plain(value).len() < 40;
                 let values: Vec<String> = row.values().filter(told).map(plain).collect();
                 case.case = format!("{name} (row {}: {})", n + 1, values.join(", "));
             }

@@ -49,7 +49,13 @@ impl<'a> Play<'a> {
             self.room.shell(Some("pod"), line)?;
         }
         for (n, step) in self.case.steps.iter().enumerate() {
-            if step.since.as_deref().map(Release::parse).transpose()?.is_some_and(|since| since > self.release) {
+            if step
+                .since
+                .as_deref()
+                .map(Release::parse)
+                .transpose()?
+                .is_some_and(|since| since > self.release)
+            {
                 continue;
             }
             self.step(step).map_err(|error| {

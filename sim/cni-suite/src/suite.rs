@@ -67,7 +67,7 @@ impl Outcome {
         }
         let _ = write!(
             text,
-            "{whose}: {} cases, {} failed; {} are for other releases",
+            "{whose}: {} cases, {} failed; {} are about other releases or plugins",
             self.verdicts.len(),
             self.failed(),
             self.elsewhere

@@ -30,8 +30,14 @@ fn add(call: &Call) -> Result<CniResult, Error> {
     let config = HostLocalConfig::parse(&call.config, &call.environment.args)?;
     let mut result = CniResult { routes: config.routes.clone(), ..CniResult::default() };
     if let Some(path) = &config.resolv_conf {
-        result.dns = resolv_conf(path)
-            .map_err(|error| Error::internal(format!("could not read `resolvConf` {path}: {error}")))?;
+        result.dns = resolv_conf(path).map_err(|error| {
+            // The reference plugins' words for the usual case.
+            let cause = match error.kind() {
+                std::io::ErrorKind::NotFound => format!("open {path}: no such file or directory"),
+                _ => format!("read {path}: {error}"),
+            };
+            Error::internal(format!("cannot read the file that `resolvConf` names: {cause}"))
+        })?;
     }
     let (assigned, unusable) = config.assign_requested();
     let environment = &call.environment;
