@@ -47,7 +47,8 @@ pub fn check(
         if !policy.cluster.iter().any(|range| loden_addr::contains(*range, step.destination())) {
             refuse("reaches outside the cluster's pod CIDR");
         }
-        if !policy.tables.contains(step.table()) {
+        let tidied = matches!(step, Step::Collect { .. }) && policy.kept.contains(step.table());
+        if !policy.tables.contains(step.table()) && !tidied {
             refuse("changes a table that is not served");
         }
         match step {
@@ -61,6 +62,25 @@ pub fn check(
                     .is_none_or(|wanted| wanted.instance != entry.instance)
                 {
                     refuse("creates an entry that no node wants");
+                }
+            }
+            Step::Repoint { entry, to, .. } => {
+                if !created.insert((&entry.table, entry.destination))
+                    || !removed.insert((&entry.table, entry.destination))
+                {
+                    refuse("changes one entry twice");
+                }
+                if (&to.table, to.destination) != (&entry.table, entry.destination) {
+                    refuse("moves an entry to another place");
+                }
+                if policy.mark.owner(entry) != Owner::Ours {
+                    refuse("changes an entry that is not ours");
+                }
+                if desired.entries.get(&to.destination).is_none_or(|wanted| wanted.instance != to.instance) {
+                    refuse("creates an entry that no node wants");
+                }
+                if is_live(desired, entry) {
+                    refuse("takes a live node's good entry away");
                 }
             }
             Step::RemoveConflict { entry, .. } => {
@@ -125,8 +145,6 @@ fn conflicts(desired: &Desired, entry: &RouteEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::desired::desired;
     use crate::mark::{ClusterId, Mark};
@@ -135,14 +153,8 @@ mod tests {
     use crate::testing::{TABLE, entry, net, node};
 
     fn inputs() -> (Desired, Policy) {
-        let policy = Policy {
-            mark: Mark::new(ClusterId::parse("c1").unwrap()),
-            cluster: vec![net("172.20.0.0/16")],
-            tables: vec![TABLE.into()],
-            limits: BTreeMap::new(),
-            adopted: BTreeSet::new(),
-            on_hold: BTreeSet::new(),
-        };
+        let mark = Mark::new(ClusterId::parse("c1").unwrap());
+        let policy = Policy::new(mark, vec![net("172.20.0.0/16")], vec![TABLE.into()]);
         let nodes = [node("a", "172.20.1.0/24"), node("b", "172.20.2.0/24")];
         (desired(&nodes, &policy.cluster, |_, _| false), policy)
     }

@@ -9,7 +9,7 @@ use std::fmt;
 use ipnet::IpNet;
 use loden_aliyun::ProviderIdError;
 
-use crate::model::{InstanceId, Node, Readiness};
+use crate::model::{InstanceId, Node, Readiness, is_ipv6};
 use crate::observed::span;
 
 /// What one destination should point to.
@@ -55,7 +55,7 @@ impl Desired {
 pub enum Unserved {
     /// Its provider ID is absent or says nothing of use.
     ProviderId(ProviderIdError),
-    /// It has no IPv4 pod CIDR yet.
+    /// It has no pod CIDR of a family that the cluster routes, yet.
     NoPodCidr,
     /// One of its pod CIDRs cannot be read.
     MalformedPodCidr(String),
@@ -97,7 +97,7 @@ impl fmt::Display for Unserved {
             Self::ProviderId(error) => {
                 write!(f, "no route entry: {error}; start kubelet with --provider-id=<region>.<instance>")
             }
-            Self::NoPodCidr => f.write_str("no route entry: the node has no IPv4 pod CIDR yet"),
+            Self::NoPodCidr => f.write_str("no route entry: the node has no pod CIDR yet"),
             Self::MalformedPodCidr(text) => write!(f, "no route entry: pod CIDR {text:?} is not a network"),
             Self::OutsideCluster { pod_cidr, cluster } => {
                 let cluster: Vec<String> = cluster.iter().map(ToString::to_string).collect();
@@ -132,27 +132,39 @@ pub fn desired<'a>(
     let mut candidates: Vec<(bool, i64, &str, IpNet, InstanceId, bool)> = Vec::new();
     for node in nodes {
         if !concerns(node) {
-            if let Ok(Some(net)) = node.pod_cidr() {
-                desired.left_alone.insert(net.into(), node.name.clone());
-            }
+            desired.left_alone.extend(node.destinations().into_iter().map(|net| (net, node.name.clone())));
             continue;
         }
         match candidate(node, cluster) {
             Err(unserved) => {
                 desired.unserved.insert(node.name.clone(), unserved);
             }
-            Ok((destination, instance)) => {
-                desired.live.entry(destination).or_default().push(instance.clone());
+            Ok(Candidate { instance, destinations, problem }) => {
+                for destination in node.destinations() {
+                    desired.live.entry(destination).or_default().push(instance.clone());
+                }
+                if let Some(problem) = problem {
+                    desired.unserved.insert(node.name.clone(), problem);
+                }
                 let create = !node.deleting && node.readiness != Readiness::Unknown;
-                let newcomer = !installed(destination, &instance);
-                candidates.push((newcomer, node.created, &node.name, destination, instance, create));
+                for destination in destinations {
+                    let newcomer = !installed(destination, &instance);
+                    candidates.push((
+                        newcomer,
+                        node.created,
+                        &node.name,
+                        destination,
+                        instance.clone(),
+                        create,
+                    ));
+                }
             }
         }
     }
     candidates.sort();
     let mut taken: BTreeMap<(bool, u128), (u128, IpNet)> = BTreeMap::new();
     for (_, created, name, destination, instance, create) in candidates {
-        let family = matches!(destination, IpNet::V6(_));
+        let family = is_ipv6(destination);
         let (first, last) = span(destination);
         let before = taken.range(..=(family, first)).next_back();
         let after = taken.range((family, first)..=(family, last)).next();
@@ -174,16 +186,34 @@ pub fn desired<'a>(
     desired
 }
 
-/// The entry that a node by itself calls for.
-pub(crate) fn candidate(node: &Node, cluster: &[IpNet]) -> Result<(IpNet, InstanceId), Unserved> {
+/// The entries that a node by itself calls for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) instance: InstanceId,
+    /// Its pod CIDRs in the cluster's, one of each family at most.
+    pub(crate) destinations: Vec<IpNet>,
+    /// What keeps another pod CIDR of the node from having an entry.
+    pub(crate) problem: Option<Unserved>,
+}
+
+/// The entries that a node by itself calls for, in the families of `cluster`.
+pub(crate) fn candidate(node: &Node, cluster: &[IpNet]) -> Result<Candidate, Unserved> {
     let instance = node.instance().map_err(Unserved::ProviderId)?;
-    let pod_cidr = node.pod_cidr().map_err(Unserved::MalformedPodCidr)?.ok_or(Unserved::NoPodCidr)?;
-    let pod_cidr = IpNet::V4(pod_cidr);
-    if cluster.iter().any(|range| loden_addr::contains(*range, pod_cidr)) {
-        Ok((pod_cidr, instance))
-    } else {
-        Err(Unserved::OutsideCluster { pod_cidr, cluster: cluster.to_vec() })
+    let mut problem = node.malformed_pod_cidr().map(|text| Unserved::MalformedPodCidr(text.to_owned()));
+    let mut destinations = Vec::with_capacity(2);
+    for pod_cidr in node.destinations() {
+        let ranges: Vec<IpNet> =
+            cluster.iter().copied().filter(|range| is_ipv6(*range) == is_ipv6(pod_cidr)).collect();
+        if ranges.iter().any(|range| loden_addr::contains(*range, pod_cidr)) {
+            destinations.push(pod_cidr);
+        } else if !ranges.is_empty() {
+            problem = problem.or(Some(Unserved::OutsideCluster { pod_cidr, cluster: ranges }));
+        }
     }
+    if destinations.is_empty() && problem.is_none() {
+        problem = Some(Unserved::NoPodCidr);
+    }
+    Ok(Candidate { instance, destinations, problem })
 }
 
 #[cfg(test)]

@@ -30,6 +30,12 @@ pub(crate) struct Vpc {
     pub(crate) checks_on: BTreeSet<String>,
     pub(crate) writes: usize,
     pub(crate) listings: usize,
+    pub(crate) ipv6: bool,
+    /// Tables that take no IPv6 entries.
+    pub(crate) ipv4_only: BTreeSet<VpcRouteTableId>,
+    pub(crate) refuse_repoint: bool,
+    /// What the quota API says.
+    pub(crate) told_quota: Option<usize>,
     next_id: u64,
 }
 
@@ -50,6 +56,10 @@ impl Vpc {
             checks_on: BTreeSet::new(),
             writes: 0,
             listings: 0,
+            ipv6: true,
+            ipv4_only: BTreeSet::new(),
+            refuse_repoint: false,
+            told_quota: None,
             next_id: 0,
         }
     }
@@ -111,6 +121,13 @@ impl Vpc {
         lines.into_iter().map(|(_, line)| line).collect()
     }
 
+    /// What there is for a destination, whatever its state.
+    pub(crate) fn entries_at(&self, table: &str, destination: &str) -> Vec<RouteEntry> {
+        let destination: IpNet = destination.parse().unwrap();
+        let held = self.entries[&table.into()].iter().map(|held| &held.entry);
+        held.filter(|entry| entry.destination == destination).cloned().collect()
+    }
+
     pub(crate) fn carries(&mut self, now: Moment, table: &str, destination: &str, instance: &str) -> bool {
         self.table(now, table).contains(&format!("{destination} via {instance}"))
     }
@@ -140,6 +157,37 @@ impl Vpc {
         }
         let conflict = || Failure::api(400, "TaskConflict", "The operation is too frequent", "R", None);
         match call {
+            Call::HasIpv6 => Answer::Ipv6(Ok(self.ipv6)),
+            Call::Quota => Answer::Quota(Ok(self.told_quota)),
+            Call::Repoint(..) if self.refuse_repoint => {
+                Answer::Batch(Err(Failure::api(403, "Forbidden.RAM", "not authorized", "R", None)))
+            }
+            Call::Repoint(..) if self.busy() => Answer::Batch(Err(conflict())),
+            Call::Repoint(old, new) => {
+                let until = now + self.delay;
+                let held = self.entries.get_mut(&old.table).unwrap();
+                let found = held.iter_mut().find(|held| held.entry.id == old.id);
+                let answer = match found {
+                    None => Err(Failure::api(
+                        400,
+                        "InvalidRouteEntry.NotFound",
+                        "Route entry not exists.",
+                        "R",
+                        None,
+                    )),
+                    Some(_) if !self.instances.contains_key(&new.instance) => {
+                        Err(Failure::api(404, "InvalidNextHopId.NotFound", "no such instance", "R", None))
+                    }
+                    Some(held) => {
+                        held.entry.next_hops = vec![NextHop::instance(&new.instance)];
+                        held.entry.status = EntryStatus::Modifying;
+                        held.until = until;
+                        Ok(BatchAnswer::default())
+                    }
+                };
+                self.advance(now);
+                Answer::Batch(answer)
+            }
             Call::ListTables => Answer::Tables(Ok(self.tables.clone())),
             Call::ListEntries(table) => {
                 self.listings += 1;
@@ -156,19 +204,23 @@ impl Vpc {
                 assert!(entries.len() <= crate::port::BATCH_LIMIT);
                 let mut refused = Vec::new();
                 for new in entries {
-                    let refusal =
-                        if self.entries[&new.table].iter().any(|h| h.entry.destination == new.destination) {
-                            Some(Failure::item("VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE", "exists"))
-                        } else if !self.instances.contains_key(&new.instance) {
-                            Some(Failure::item("InvalidNextHop.NotFound", "no such instance"))
-                        } else if self.entries[&new.table].len() >= self.quota {
-                            Some(Failure::item(
-                                "QuotaExceeded",
-                                "Route entry quota exceeded in this route table.",
-                            ))
-                        } else {
-                            None
-                        };
+                    let refusal = if self.entries[&new.table]
+                        .iter()
+                        .any(|h| h.entry.destination == new.destination)
+                    {
+                        Some(Failure::item("VPC_ROUTE_ENTRY_CIDR_BLOCK_DUPLICATE", "exists"))
+                    } else if self.ipv4_only.contains(&new.table) && crate::model::is_ipv6(new.destination) {
+                        Some(Failure::item("OperationDenied.Ipv6EntryOnCustomTable", "not supported"))
+                    } else if !self.instances.contains_key(&new.instance) {
+                        Some(Failure::item("InvalidNextHop.NotFound", "no such instance"))
+                    } else if self.entries[&new.table].len() >= self.quota {
+                        Some(Failure::item(
+                            "QuotaExceeded",
+                            "Route entry quota exceeded in this route table.",
+                        ))
+                    } else {
+                        None
+                    };
                     if let Some(failure) = refusal {
                         refused.push(Refusal {
                             destination: Some(new.destination),

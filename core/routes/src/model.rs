@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use loden_aliyun::{ProviderId, ProviderIdError};
 use serde::{Deserialize, Serialize};
 
@@ -124,20 +124,30 @@ impl Node {
         self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId(id.instance))
     }
 
-    /// The destination of the node's route entry: its first IPv4 pod CIDR, without host bits.
-    ///
-    /// # Errors
-    /// A text before it is no CIDR; the text is the error. `Ok(None)`: there is no IPv4 pod CIDR (yet).
-    pub fn pod_cidr(&self) -> Result<Option<Ipv4Net>, String> {
-        for text in &self.pod_cidrs {
-            match text.parse::<IpNet>() {
-                Ok(IpNet::V4(net)) => return Ok(Some(net.trunc())),
-                Ok(IpNet::V6(_)) => {}
-                Err(_) => return Err(text.clone()),
+    /// The node's pod CIDRs without host bits, the first of each family: the destinations of its route entries. Texts that are no network
+    /// are left out, see [`Node::malformed_pod_cidr`].
+    #[must_use]
+    pub fn destinations(&self) -> Vec<IpNet> {
+        let mut found: Vec<IpNet> = Vec::with_capacity(2);
+        for net in self.pod_cidrs.iter().filter_map(|text| text.trim().parse::<IpNet>().ok()) {
+            if !found.iter().any(|known| is_ipv6(*known) == is_ipv6(net)) {
+                found.push(net.trunc());
             }
         }
-        Ok(None)
+        found
     }
+
+    /// The first pod CIDR that is no network.
+    #[must_use]
+    pub fn malformed_pod_cidr(&self) -> Option<&str> {
+        self.pod_cidrs.iter().map(String::as_str).find(|text| text.trim().parse::<IpNet>().is_err())
+    }
+}
+
+/// Whether a network is of IPv6.
+#[must_use]
+pub fn is_ipv6(net: IpNet) -> bool {
+    matches!(net, IpNet::V6(_))
 }
 
 /// Whether a table is the VPC's own or one that somebody made.
@@ -332,17 +342,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pod_cidr_is_the_first_ipv4_one_without_host_bits() {
+    fn destinations_are_the_first_of_each_family_without_host_bits() {
         let node = |cidrs: &[&str]| Node {
             pod_cidrs: cidrs.iter().map(|s| (*s).to_owned()).collect(),
             ..Node::default()
         };
-        assert_eq!(
-            node(&["fd00::/64", "172.20.1.9/24"]).pod_cidr(),
-            Ok(Some("172.20.1.0/24".parse().unwrap()))
-        );
-        assert_eq!(node(&["fd00::/64"]).pod_cidr(), Ok(None));
-        assert_eq!(node(&[]).pod_cidr(), Ok(None));
-        assert_eq!(node(&["172.20.1.0/33", "172.20.2.0/24"]).pod_cidr(), Err("172.20.1.0/33".to_owned()));
+        let destinations = |cidrs: &[&str]| -> Vec<String> {
+            node(cidrs).destinations().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(destinations(&["fd00::1/64", "172.20.1.9/24"]), ["fd00::/64", "172.20.1.0/24"]);
+        assert_eq!(destinations(&["172.20.1.0/24", "172.20.2.0/24"]), ["172.20.1.0/24"]);
+        assert!(destinations(&[]).is_empty());
+        assert_eq!(destinations(&["172.20.1.0/33", "172.20.2.0/24"]), ["172.20.2.0/24"]);
+        assert_eq!(node(&["172.20.2.0/24", "x"]).malformed_pod_cidr(), Some("x"));
     }
 }

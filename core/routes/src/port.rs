@@ -26,6 +26,12 @@ pub const INSTANCES_LIMIT: usize = 100;
 
 /// Reading a VPC. A dry run holds nothing more than this.
 pub trait ReadRouteTables {
+    /// Whether the VPC has an IPv6 range, without which it takes no IPv6 entries.
+    fn has_ipv6(&self, vpc: &VpcId) -> impl Future<Output = Result<bool, Failure>> + Send;
+
+    /// How many custom entries each of the account's route tables takes, where the API tells; `None` where it does not.
+    fn quota(&self) -> impl Future<Output = Result<Option<usize>, Failure>> + Send;
+
     /// Every route table of the VPC, all pages.
     fn list_tables(&self, vpc: &VpcId) -> impl Future<Output = Result<Vec<RouteTable>, Failure>> + Send;
 
@@ -66,6 +72,10 @@ pub trait WriteRouteTables: ReadRouteTables {
     /// Deletes up to [`BATCH_LIMIT`] entries, all of one table.
     fn delete_batch(&self, entries: &[EntryRef])
     -> impl Future<Output = Result<BatchAnswer, Failure>> + Send;
+
+    /// Lets an entry point to another instance, without a moment in which it points nowhere. Like creation it has only *begun* when this
+    /// answers.
+    fn repoint(&self, entry: &EntryRef, to: &NewEntry) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Switches the source/destination check of a network interface off, so that packets with pods' addresses pass it.
     fn source_dest_check_off(&self, eni: &str) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -90,17 +90,11 @@ fn worlds() -> impl Strategy<Value = World> {
 impl World {
     fn policy(&self) -> Policy {
         let tables: Vec<VpcRouteTableId> = TABLES.iter().map(|id| (*id).into()).collect();
-        Policy {
-            mark: Mark::new(ClusterId::parse("c1").unwrap()),
-            cluster: vec![net("172.20.0.0/16")],
-            limits: self
-                .quota
-                .map(|quota| tables.iter().map(|id| (id.clone(), quota)).collect())
-                .unwrap_or_default(),
-            tables,
-            adopted: BTreeSet::new(),
-            on_hold: BTreeSet::new(),
-        }
+        let limits = self.quota.map(|quota| tables.iter().map(|id| (id.clone(), quota)).collect());
+        let mark = Mark::new(ClusterId::parse("c1").unwrap());
+        let mut policy = Policy::new(mark, vec![net("172.20.0.0/16")], tables);
+        policy.limits = limits.unwrap_or_default();
+        policy
     }
 
     fn observed(&self) -> Observed {
@@ -132,6 +126,10 @@ impl World {
                 let before = table.len();
                 table.retain(|held| held.id != entry.id);
                 assert_eq!(table.len() + 1, before, "{step}: there is no such entry");
+            }
+            Step::Repoint { entry, to, .. } => {
+                let held = table.iter_mut().find(|held| held.id == entry.id).expect("there is such an entry");
+                held.next_hops = vec![NextHop::instance(&to.instance)];
             }
             Step::Create { entry, .. } => {
                 assert!(

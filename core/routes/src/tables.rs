@@ -1,17 +1,34 @@
 //! Which of a VPC's route tables are served.
 //!
 //! The system table always is: new vSwitches use it, and a cloud firewall that moves vSwitches to a table of its own still needs it. Others are
-//! served when they were configured. The invariant: a vSwitch whose table is not served is known, so that its nodes are never called available.
+//! served when they were configured, or where nodes' vSwitches route by them. The invariant: a vSwitch whose table is not served is known, so that its nodes are never called available.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{RouteTable, TableKind, VSwitchId, VpcId, VpcRouteTableId};
+
+/// How to choose the tables to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableChoice {
+    /// The system table and these.
+    Listed(Vec<VpcRouteTableId>),
+    /// The system table and every table that a vSwitch with a node in it routes by.
+    Discover,
+}
+
+impl Default for TableChoice {
+    fn default() -> Self {
+        Self::Listed(Vec::new())
+    }
+}
 
 /// The choice of tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// The tables that every node's entry goes to, the system table first.
     pub tables: Vec<VpcRouteTableId>,
+    /// Tables that are looked at and get no new entries: what is ours in them still goes when its node does. Only with [`TableChoice::Discover`].
+    pub kept: Vec<VpcRouteTableId>,
     /// Tables that were configured and are not there, or are bound to a gateway and take no entries.
     pub unusable: Vec<VpcRouteTableId>,
     /// vSwitches that route by a table that is not served.
@@ -29,35 +46,59 @@ pub struct NoSystemTable {
 }
 
 impl Served {
-    /// Chooses among all tables of the VPC.
+    /// Chooses among all tables of the VPC. `in_use` are the vSwitches that nodes are in, as far as known.
     ///
     /// # Errors
     /// There is no system table among them.
     pub fn choose(
         all: &[RouteTable],
-        configured: &[VpcRouteTableId],
+        choice: &TableChoice,
+        in_use: &BTreeSet<VSwitchId>,
         vpc: &VpcId,
     ) -> Result<Self, NoSystemTable> {
         let system = all
             .iter()
             .find(|table| table.kind == TableKind::System)
             .ok_or_else(|| NoSystemTable { vpc: vpc.clone() })?;
-        let mut served =
-            Self { tables: vec![system.id.clone()], unusable: Vec::new(), unserved: BTreeMap::new() };
-        for id in configured {
-            if served.tables.contains(id) || served.unusable.contains(id) {
-                continue;
-            }
-            if all.iter().any(|table| table.id == *id && !table.gateway) {
-                served.tables.push(id.clone());
-            } else {
-                served.unusable.push(id.clone());
-            }
+        let mut served = Self {
+            tables: vec![system.id.clone()],
+            kept: Vec::new(),
+            unusable: Vec::new(),
+            unserved: BTreeMap::new(),
+        };
+        match choice {
+            TableChoice::Listed(listed) => served.take_listed(all, listed),
+            TableChoice::Discover => served.take_used(all, in_use),
         }
         for table in all.iter().filter(|table| !table.gateway && !served.tables.contains(&table.id)) {
             served.unserved.extend(table.vswitches.iter().map(|vswitch| (vswitch.clone(), table.id.clone())));
         }
         Ok(served)
+    }
+
+    fn take_listed(&mut self, all: &[RouteTable], listed: &[VpcRouteTableId]) {
+        for id in listed {
+            if self.tables.contains(id) || self.unusable.contains(id) {
+                continue;
+            }
+            if all.iter().any(|table| table.id == *id && !table.gateway) {
+                self.tables.push(id.clone());
+            } else {
+                self.unusable.push(id.clone());
+            }
+        }
+    }
+
+    fn take_used(&mut self, all: &[RouteTable], in_use: &BTreeSet<VSwitchId>) {
+        for table in all.iter().filter(|table| !table.gateway && table.kind == TableKind::Custom) {
+            let used = table.vswitches.iter().any(|vswitch| in_use.contains(vswitch));
+            if used { &mut self.tables } else { &mut self.kept }.push(table.id.clone());
+        }
+    }
+
+    /// Every table whose entries are looked at.
+    pub fn listed(&self) -> impl Iterator<Item = &VpcRouteTableId> {
+        self.tables.iter().chain(&self.kept)
     }
 
     /// Whether there are vSwitches whose nodes would need a table that is not served.
@@ -75,7 +116,10 @@ impl Served {
                 all.push(table.as_str());
             }
         }
-        format!("start the controller with --route-table-ids={}", all.join(","))
+        format!(
+            "start the controller with --route-table-ids={}, or with --route-table-ids=discover",
+            all.join(",")
+        )
     }
 }
 
@@ -100,30 +144,50 @@ mod tests {
         ]
     }
 
+    fn chosen(choice: &TableChoice, in_use: &[&str]) -> Served {
+        let in_use = in_use.iter().map(|vswitch| (*vswitch).into()).collect();
+        Served::choose(&vpc(), choice, &in_use, &"vpc-1".into()).unwrap()
+    }
+
+    fn listed(ids: &[&str]) -> Served {
+        chosen(&TableChoice::Listed(ids.iter().map(|id| (*id).into()).collect()), &[])
+    }
+
     #[test]
     fn the_system_table_is_served_in_any_case() {
-        let served = Served::choose(&vpc(), &[], &"vpc-1".into()).unwrap();
+        let served = listed(&[]);
         assert_eq!(served.tables, ["vtb-sys".into()]);
         assert_eq!(served.unserved[&"vsw-2".into()], "vtb-2".into());
-        assert_eq!(served.remedy(), "start the controller with --route-table-ids=vtb-sys,vtb-2");
+        assert_eq!(
+            served.remedy(),
+            "start the controller with --route-table-ids=vtb-sys,vtb-2, or with --route-table-ids=discover"
+        );
 
-        let configured = Served::choose(&vpc(), &["vtb-2".into()], &"vpc-1".into()).unwrap();
+        let configured = listed(&["vtb-2"]);
         assert_eq!(configured.tables, ["vtb-sys".into(), "vtb-2".into()]);
-        assert!(configured.is_complete());
+        assert!(configured.is_complete() && configured.kept.is_empty());
+    }
+
+    #[test]
+    fn discovery_follows_the_nodes_vswitches() {
+        let before = chosen(&TableChoice::Discover, &["vsw-1"]);
+        assert_eq!((before.tables, before.kept), (vec!["vtb-sys".into()], vec!["vtb-2".into()]));
+        let after = chosen(&TableChoice::Discover, &["vsw-1", "vsw-2"]);
+        assert_eq!(after.tables, ["vtb-sys".into(), "vtb-2".into()]);
+        assert!(after.is_complete() && after.kept.is_empty());
     }
 
     #[test]
     fn tables_that_take_no_entries_are_named() {
-        let served =
-            Served::choose(&vpc(), &["vtb-gw".into(), "vtb-typo".into(), "vtb-sys".into()], &"vpc-1".into())
-                .unwrap();
+        let served = listed(&["vtb-gw", "vtb-typo", "vtb-sys"]);
         assert_eq!(served.unusable, ["vtb-gw".into(), "vtb-typo".into()]);
         assert_eq!(served.tables, ["vtb-sys".into()]);
     }
 
     #[test]
     fn a_vpc_without_tables_is_an_error_not_an_empty_choice() {
-        let error = Served::choose(&[], &["vtb-2".into()], &"vpc-1".into()).unwrap_err();
+        let choice = TableChoice::Listed(vec!["vtb-2".into()]);
+        let error = Served::choose(&[], &choice, &BTreeSet::new(), &"vpc-1".into()).unwrap_err();
         assert!(error.to_string().starts_with("no route tables found by vpc id[vpc-1]"));
     }
 }

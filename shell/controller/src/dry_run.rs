@@ -95,8 +95,9 @@ pub async fn dry_run<C: ReadRouteTables>(
     if let Some(settings) = ipam {
         let mut pool = NodeIpam::new(settings.pod_cidr, settings.node_mask, settings.reserved.clone())?;
         for node in &known {
-            if let Ok(Some(subnet)) = node.pod_cidr()
-                && let Adoption::Irregular(irregularity) = pool.adopt(&node.name, subnet.into())
+            let subnet = node.destinations().into_iter().find(|net| !is_ipv6(*net));
+            if let Some(subnet) = subnet
+                && let Adoption::Irregular(irregularity) = pool.adopt(&node.name, subnet)
             {
                 preview.remarks.push(format!("node {}: {irregularity}", node.name));
             }

@@ -4,6 +4,7 @@
 //! on a node without one cannot be reached by anybody.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,8 +13,8 @@ use loden_reconcile::{Backoff, Moment, Queue};
 use super::instances::Check;
 use super::notices::{About, Notices};
 use super::{Action, Controller, Deadline, Why};
-use crate::desired::{Unserved, candidate, concerns};
-use crate::model::{InstanceId, NetworkUnavailable, Node};
+use crate::desired::{Candidate, Unserved, candidate, concerns};
+use crate::model::{InstanceId, NetworkUnavailable, Node, VpcRouteTableId};
 
 /// How often another writer may change a condition back before people are told.
 const CONTESTED: u32 = 3;
@@ -106,6 +107,11 @@ impl Controller {
         match result {
             Ok(value) => {
                 self.conditions.queue.succeeded(&name.to_owned());
+                if !value.unavailable
+                    && let Some(since) = state.waits_since.take()
+                {
+                    self.routed.push((name.to_owned(), now.saturating_sub(since)));
+                }
                 let contested = self.conditions.written.get(name).map_or(0, |written| written.contested);
                 // The watch may have shown it already, before the write was reported.
                 let seen = state.node.network_unavailable.as_ref() == Some(&value);
@@ -133,18 +139,22 @@ impl Controller {
         if !concerns(node) || node.deleting {
             return None;
         }
-        let (destination, instance) = match candidate(node, &self.settings.pod_cidrs) {
+        let Candidate { instance, destinations, problem } = match candidate(node, self.ranges()) {
             Ok(found) => found,
             Err(unserved) => return Some(unavailable(unserved.reason(), unserved.to_string())),
         };
+        if let Some(problem) = problem {
+            return Some(unavailable(problem.reason(), problem.to_string()));
+        }
         if let Some(unserved @ Unserved::Collision { pod_cidr, .. }) =
             self.lane.desired.unserved.get(&node.name)
-            && *pod_cidr == destination
+            && destinations.contains(pod_cidr)
         {
             return Some(unavailable(unserved.reason(), unserved.to_string()));
         }
+        let all = Entries { destinations: &destinations, instance: &instance };
         let Some(served) = self.lane.served.as_ref().filter(|_| self.has_observed()) else {
-            let unseen = || unavailable("NoRouteCreated", missing(destination, &instance, "any route table"));
+            let unseen = || unavailable("NoRouteCreated", all.missing("any route table"));
             return node.network_unavailable.is_none().then(unseen);
         };
         if let Some(table) = served.unusable.first() {
@@ -156,12 +166,23 @@ impl Controller {
                 ),
             ));
         }
-        if let Some(problem) = self.problem_in_tables(node, destination, &instance, &served.tables) {
-            return Some(problem);
+        for table in &served.tables {
+            if let Some(problem) =
+                destinations.iter().find_map(|net| self.problem_in_table(table, *net, &instance))
+            {
+                return Some(problem);
+            }
         }
-        if let Some(table) =
-            self.instances.vswitch(&instance).and_then(|vswitch| served.unserved.get(vswitch))
-        {
+        let vswitch = self.instances.vswitch(&instance);
+        if vswitch.is_none() && self.needs_vswitches() {
+            let message = || {
+                format!(
+                    "which route table instance {instance} routes by is not yet known; ecs:DescribeInstances tells its vSwitch"
+                )
+            };
+            return (!available(node)).then(|| unavailable("InstanceUnknown", message()));
+        }
+        if let Some(table) = vswitch.and_then(|vswitch| served.unserved.get(vswitch)) {
             return Some(unavailable(
                 "RouteTableNotServed",
                 format!(
@@ -185,55 +206,65 @@ impl Controller {
                 }
             }
         }
-        let tables: Vec<&str> = served.tables.iter().map(|table| table.as_str()).collect();
+        let tables: Vec<String> = served
+            .tables
+            .iter()
+            .map(|table| {
+                let partly = destinations.iter().any(|net| self.lane.leaves_out(table, *net));
+                if partly { format!("{table} (which takes IPv4 only)") } else { table.to_string() }
+            })
+            .collect();
         Some(NetworkUnavailable {
             unavailable: false,
             reason: "RouteCreated".to_owned(),
-            message: format!(
-                "route entry {destination} via {instance} is Available in {}",
-                tables.join(", ")
-            ),
+            message: format!("{all} is Available in {}", tables.join(", ")),
         })
     }
 
-    fn problem_in_tables(
+    fn problem_in_table(
         &self,
-        node: &Node,
+        table: &VpcRouteTableId,
         destination: IpNet,
         instance: &InstanceId,
-        tables: &[crate::model::VpcRouteTableId],
     ) -> Option<NetworkUnavailable> {
-        for table in tables {
-            if self.lane.carries(table, destination, instance) {
-                continue;
-            }
-            let key = (table.clone(), destination);
-            if let Some(obstruction) = self.lane.obstructions.get(&key).filter(|found| found.whole()) {
-                return Some(unavailable("RouteBlocked", obstruction.to_string()));
-            }
-            if let Some(waiting) = self.lane.waiting.get(&(table.clone(), node.name.clone())) {
-                return Some(unavailable("RouteQuotaExceeded", waiting.to_string()));
-            }
-            if let Some(blocked) = self.lane.blocked.get(&key) {
-                return Some(unavailable(
-                    "RouteRefused",
-                    format!(
-                        "route entry {destination} via {instance} was refused in route table {table}: {}",
-                        blocked.failure
-                    ),
-                ));
-            }
+        if self.lane.carries(table, destination, instance) || self.lane.leaves_out(table, destination) {
+            return None;
+        }
+        let place = (table.clone(), destination);
+        if let Some(obstruction) = self.lane.obstructions.get(&place).filter(|found| found.whole()) {
+            return Some(unavailable("RouteBlocked", obstruction.to_string()));
+        }
+        if let Some(waiting) = self.lane.waiting.get(&place) {
+            return Some(unavailable("RouteQuotaExceeded", waiting.to_string()));
+        }
+        let entry = Entries { destinations: &[destination], instance };
+        if let Some(blocked) = self.lane.blocked.get(&place) {
             return Some(unavailable(
-                "NoRouteCreated",
-                missing(destination, instance, &format!("route table {table}")),
+                "RouteRefused",
+                format!("{entry} was refused in route table {table}: {}", blocked.failure),
             ));
         }
-        None
+        Some(unavailable("NoRouteCreated", entry.missing(&format!("route table {table}"))))
     }
 }
 
-fn missing(destination: IpNet, instance: &InstanceId, place: &str) -> String {
-    format!("route entry {destination} via {instance} is not yet known to be Available in {place}")
+/// A node's entries, as people are told of them.
+struct Entries<'a> {
+    destinations: &'a [IpNet],
+    instance: &'a InstanceId,
+}
+
+impl Entries<'_> {
+    fn missing(&self, place: &str) -> String {
+        format!("{self} is not yet known to be Available in {place}")
+    }
+}
+
+impl fmt::Display for Entries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nets: Vec<String> = self.destinations.iter().map(ToString::to_string).collect();
+        write!(f, "route entry {} via {}", nets.join(" and "), self.instance)
+    }
 }
 
 fn unavailable(reason: &str, message: String) -> NetworkUnavailable {

@@ -8,9 +8,11 @@ use std::time::Duration;
 use loden_reconcile::{Backoff, Moment, Queue};
 
 use super::notices::{About, Severity};
+use super::pace::Pace;
 use super::{Answer, Call, CallId, Controller, Deadline, Why};
 use crate::model::{Instance, InstanceId, VSwitchId};
 use crate::port::{Failure, FailureClass, INSTANCES_LIMIT};
+use crate::tables::TableChoice;
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
 
@@ -37,6 +39,7 @@ pub(super) struct Instances {
     read: Queue<InstanceId>,
     switch_off: Queue<InstanceId>,
     pause: Moment,
+    pace: Pace,
     failures: u32,
     pub(super) trouble: Option<Failure>,
 }
@@ -51,6 +54,7 @@ impl Instances {
             read: Queue::new(RETRY),
             switch_off: Queue::new(RETRY),
             pause: Moment::ZERO,
+            pace: Pace::default(),
             failures: 0,
             trouble: None,
         }
@@ -85,6 +89,15 @@ impl Instances {
         self.known.get(instance).map_or(Check::Unknown, |known| known.check)
     }
 
+    /// Instances that wait to be asked about or changed.
+    pub(super) fn queued(&self) -> usize {
+        self.describe.len() + self.read.len() + self.switch_off.len()
+    }
+
+    pub(super) fn throttled_for(&self) -> Duration {
+        self.pace.throttled_for()
+    }
+
     fn eni(&self, instance: &InstanceId) -> Option<String> {
         self.known.get(instance).map(|known| known.instance.primary_eni.clone())
     }
@@ -100,8 +113,7 @@ impl Controller {
         now: Moment,
         deadline: &mut Deadline,
     ) -> Option<(CallId, Call)> {
-        let several_tables = self.lane.served.as_ref().is_some_and(|served| !served.is_complete());
-        if !self.settings.source_dest_check_off && !several_tables {
+        if !self.settings.source_dest_check_off && !self.needs_vswitches() {
             return None;
         }
         if self.instances.flight.is_some() {
@@ -111,6 +123,10 @@ impl Controller {
             deadline.at(self.instances.pause, Why::Pause);
             return None;
         }
+        if self.instances.pace.next() > now {
+            deadline.at(self.instances.pace.next(), Why::Pace);
+            return None;
+        }
         let call = self.choose_instance_call(now);
         for queue in [&self.instances.describe, &self.instances.read, &self.instances.switch_off] {
             if let Some(due) = queue.next_due() {
@@ -118,9 +134,16 @@ impl Controller {
             }
         }
         let call = call?;
+        self.instances.pace.called(now);
         let id = self.new_call();
         self.instances.flight = Some((id, call.clone()));
         Some((id, call))
+    }
+
+    /// Whether a node's vSwitch decides whether it is served.
+    pub(super) fn needs_vswitches(&self) -> bool {
+        self.settings.tables == TableChoice::Discover
+            || self.lane.served.as_ref().is_some_and(|served| !served.is_complete())
     }
 
     fn choose_instance_call(&mut self, now: Moment) -> Option<Call> {
@@ -185,7 +208,9 @@ impl Controller {
             self.instances
                 .known
                 .insert(instance.id.clone(), Known { instance: instance.clone(), check: Check::Unknown });
-            self.instances.read.add(instance.id.clone(), now);
+            if self.settings.source_dest_check_off {
+                self.instances.read.add(instance.id.clone(), now);
+            }
         }
         for instance in
             asked.iter().filter(|id| !self.instances.known.contains_key(*id)).cloned().collect::<Vec<_>>()
@@ -193,6 +218,11 @@ impl Controller {
             self.instances.describe.failed(instance, now, self.next_call);
         }
         self.dirty_instances(now, asked);
+        if found.iter().any(|instance| !self.lane.knows(&instance.vswitch)) && self.lane.served.is_some() {
+            // A vSwitch that is younger than the list of tables.
+            self.lane.tables_due = true;
+        }
+        self.choose_again(now);
     }
 
     fn checks_seen(&mut self, now: Moment, seen: &[(String, Check)]) {
@@ -223,6 +253,7 @@ impl Controller {
     fn instance_success(&mut self) {
         self.instances.failures = 0;
         self.instances.trouble = None;
+        self.instances.pace.succeeded();
         self.notices.over(&About::Controller, "CloudAccessDenied", "ecs");
     }
 
@@ -256,7 +287,11 @@ impl Controller {
             _ => {}
         }
         self.instances.failures = self.instances.failures.saturating_add(1);
-        self.instances.pause = now + super::lane::pause(failure, self.instances.failures, jitter);
+        let rest = super::lane::pause(failure, self.instances.failures, jitter);
+        self.instances.pause = now + rest;
+        if failure.class == FailureClass::Throttled {
+            self.instances.pace.throttled(rest);
+        }
         self.instances.trouble = Some(failure.clone());
         if failure.class == FailureClass::Denied {
             self.notices.stand(About::Controller, "CloudAccessDenied", "ecs", || {

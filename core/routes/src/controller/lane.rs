@@ -5,6 +5,8 @@
 
 mod answers;
 mod planning;
+mod refusals;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,11 +14,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use loden_reconcile::{Backoff, Moment};
 
+use super::pace::Pace;
 use super::{Call, CallId, Controller, Deadline, Why};
 use crate::desired::Desired;
-use crate::model::{InstanceId, VpcRouteTableId};
+use crate::model::RouteTable;
+use crate::model::{InstanceId, VSwitchId, VpcRouteTableId, is_ipv6};
 use crate::observed::Observed;
-use crate::plan::{EntryKey, Obstruction, Step, Waiting, entry_ref};
+use crate::plan::{EntryKey, Obstruction, Place, Step, Waiting, entry_ref};
 use crate::port::{FILTER_LIMIT, Failure, FailureClass};
 use crate::tables::Served;
 
@@ -86,13 +90,13 @@ pub(super) struct Blocked {
 
 #[derive(Debug)]
 enum Flight {
+    Ipv6,
+    Quota,
     Tables,
     Entries(VpcRouteTableId),
     ReadBack(VpcRouteTableId, Vec<IpNet>),
     Change(Vec<Step>),
 }
-
-type Place = (VpcRouteTableId, IpNet);
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -100,8 +104,21 @@ pub(super) struct Lane {
     pause_until: Moment,
     failures: u32,
     pub(super) trouble: Option<Failure>,
+    pub(super) pace: Pace,
     pub(super) audit_due: Moment,
     pub(super) tables_due: bool,
+    pub(super) ipv6_due: bool,
+    pub(super) quota_due: bool,
+    /// The cluster's pod CIDRs of the families that the VPC routes.
+    pub(super) ranges: Vec<IpNet>,
+    /// What the API said each table takes.
+    pub(super) quota_read: Option<usize>,
+    /// Tables that take no IPv6 entries.
+    left_out: BTreeSet<VpcRouteTableId>,
+    /// Where an entry cannot be changed in place; `None`: nowhere, for want of a permission.
+    replace: Option<BTreeSet<Place>>,
+    /// Every table of the VPC, as last listed.
+    all_tables: Vec<RouteTable>,
     listing_due: BTreeSet<VpcRouteTableId>,
     pub(super) served: Option<Served>,
     pub(super) views: Observed,
@@ -117,8 +134,12 @@ pub(super) struct Lane {
     stale_since: BTreeMap<EntryKey, Moment>,
     collected: VecDeque<Moment>,
     pub(super) desired: Desired,
-    pub(super) waiting: BTreeMap<(VpcRouteTableId, String), Waiting>,
+    pub(super) waiting: BTreeMap<Place, Waiting>,
     pub(super) obstructions: BTreeMap<Place, Obstruction>,
+    /// Conflicting entries in the last plan, by table.
+    pub(super) conflicting: BTreeMap<VpcRouteTableId, usize>,
+    /// Nodes that pods wait for.
+    pub(super) urgent: BTreeSet<String>,
     /// Something changed that may call for a step.
     pub(super) look: bool,
     look_at: Option<(Moment, Why)>,
@@ -126,14 +147,22 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ranges: &[IpNet]) -> Self {
         Self {
             flight: None,
             pause_until: Moment::ZERO,
             failures: 0,
             trouble: None,
+            pace: Pace::default(),
             audit_due: Moment::ZERO,
             tables_due: true,
+            ipv6_due: false,
+            quota_due: false,
+            ranges: ranges.to_vec(),
+            quota_read: None,
+            left_out: BTreeSet::new(),
+            replace: Some(BTreeSet::new()),
+            all_tables: Vec::new(),
             listing_due: BTreeSet::new(),
             served: None,
             views: Observed::new(),
@@ -149,6 +178,8 @@ impl Lane {
             desired: Desired::default(),
             waiting: BTreeMap::new(),
             obstructions: BTreeMap::new(),
+            conflicting: BTreeMap::new(),
+            urgent: BTreeSet::new(),
             look: true,
             look_at: None,
             burst_until: Moment::ZERO,
@@ -164,6 +195,7 @@ impl Lane {
             && self.open.is_empty()
             && !self.look
             && !self.tables_due
+            && !self.ipv6_due
             && self.listing_due.is_empty()
     }
 
@@ -189,8 +221,28 @@ impl Lane {
             && self.views.get(table).is_some_and(|view| view.carries(destination, instance))
     }
 
-    fn serves(&self, table: &VpcRouteTableId) -> bool {
-        self.served.as_ref().is_some_and(|served| served.tables.contains(table))
+    /// Whether the table takes no entries for such a destination.
+    pub(super) fn leaves_out(&self, table: &VpcRouteTableId, destination: IpNet) -> bool {
+        is_ipv6(destination) && self.left_out.contains(table)
+    }
+
+    /// Whether the table's entries are looked at.
+    fn lists(&self, table: &VpcRouteTableId) -> bool {
+        self.served.as_ref().is_some_and(|served| served.listed().any(|listed| listed == table))
+    }
+
+    pub(super) fn is_adopted(&self, key: &EntryKey) -> bool {
+        self.adopted.contains(key)
+    }
+
+    /// Entries whose creation or deletion is not yet seen to have ended, or that were refused.
+    pub(super) fn queued(&self) -> usize {
+        self.open.len() + self.blocked.len()
+    }
+
+    /// Whether one of the VPC's tables, as last listed, is the vSwitch's.
+    pub(super) fn knows(&self, vswitch: &VSwitchId) -> bool {
+        self.all_tables.iter().any(|table| table.vswitches.contains(vswitch))
     }
 }
 
@@ -204,18 +256,29 @@ impl Controller {
             deadline.at(self.lane.pause_until, Why::Pause);
             return None;
         }
+        if self.lane.pace.next() > now {
+            deadline.at(self.lane.pace.next(), Why::Pace);
+            return None;
+        }
         let (flight, call) = self.choose_route_call(now, deadline)?;
+        self.lane.pace.called(now);
         let id = self.new_call();
         self.lane.flight = Some((id, flight));
         Some((id, call))
     }
 
     fn choose_route_call(&mut self, now: Moment, deadline: &mut Deadline) -> Option<(Flight, Call)> {
+        if self.lane.ipv6_due {
+            return Some((Flight::Ipv6, Call::HasIpv6));
+        }
         if self.lane.tables_due {
             return Some((Flight::Tables, Call::ListTables));
         }
         if let Some(table) = self.lane.listing_due.first().cloned() {
             return Some((Flight::Entries(table.clone()), Call::ListEntries(table)));
+        }
+        if self.lane.quota_due {
+            return Some((Flight::Quota, Call::Quota));
         }
         if let Some(read_back) = self.due_read_back(now) {
             return Some(read_back);
@@ -239,6 +302,9 @@ impl Controller {
             && let Some(steps) = self.next_batch(now)
         {
             let call = match steps.first() {
+                Some(Step::Repoint { entry, to, .. }) => {
+                    Call::Repoint(entry_ref(entry), Box::new(to.clone()))
+                }
                 Some(Step::Create { .. }) => {
                     Call::Create(steps.iter().filter_map(created).cloned().collect())
                 }
@@ -269,6 +335,6 @@ impl Controller {
 fn created(step: &Step) -> Option<&crate::model::NewEntry> {
     match step {
         Step::Create { entry, .. } => Some(entry),
-        Step::RemoveConflict { .. } | Step::Collect { .. } => None,
+        Step::RemoveConflict { .. } | Step::Collect { .. } | Step::Repoint { .. } => None,
     }
 }

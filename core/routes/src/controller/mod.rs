@@ -6,9 +6,11 @@
 //! keeps time or state.
 
 mod conditions;
+mod figures;
 mod instances;
 mod lane;
 mod notices;
+mod pace;
 #[cfg(test)]
 mod simulation;
 
@@ -23,13 +25,15 @@ use crate::desired::concerns;
 use crate::mark::{ClusterId, Mark};
 use crate::model::{
     EntryRef, Instance, InstanceId, NetworkUnavailable, NewEntry, Node, RouteEntry, RouteTable, VpcId,
-    VpcRouteTableId,
+    VpcRouteTableId, is_ipv6,
 };
 use crate::port::{BatchAnswer, Failure};
+use crate::tables::TableChoice;
 
+pub use figures::{Figures, TableFigures};
 pub use notices::{About, Notice, Severity};
 
-/// What the controller is to do; fixed while it runs.
+/// What the controller is to do; fixed while it runs but for [`Event::Tables`].
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The VPC.
@@ -38,10 +42,12 @@ pub struct Settings {
     pub cluster: ClusterId,
     /// The cluster's pod CIDRs.
     pub pod_cidrs: Vec<IpNet>,
-    /// Tables to serve besides the system table.
-    pub tables: Vec<VpcRouteTableId>,
-    /// Custom entries that a table takes, where somebody said so; otherwise learned when the API refuses one.
+    /// The tables to serve.
+    pub tables: TableChoice,
+    /// Custom entries that a table takes, where somebody said so; otherwise read from the API, or learned when it refuses one.
     pub quota: Option<usize>,
+    /// Ask the API for the quota.
+    pub read_quota: bool,
     /// How often everything is listed though nothing happened.
     pub audit: Duration,
     /// How long an entry of ours must have been without a node, when the node was not seen leaving, before it is collected.
@@ -65,8 +71,9 @@ impl Settings {
             vpc,
             cluster,
             pod_cidrs,
-            tables: Vec::new(),
+            tables: TableChoice::default(),
             quota: None,
+            read_quota: false,
             audit: Duration::from_secs(300),
             stale_grace: Duration::from_secs(60),
             collect_percent: 20,
@@ -99,6 +106,10 @@ pub enum Event {
         /// What was written, or why not.
         result: Result<NetworkUnavailable, String>,
     },
+    /// The choice of tables was changed.
+    Tables(TableChoice),
+    /// The nodes that pods wait for: placed there, and not running for want of a network.
+    PodsWait(BTreeSet<String>),
     /// Somebody wants everything listed now.
     LookAgain,
 }
@@ -110,6 +121,10 @@ pub struct CallId(pub u64);
 /// A call to the cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
+    /// [`crate::port::ReadRouteTables::has_ipv6`].
+    HasIpv6,
+    /// [`crate::port::ReadRouteTables::quota`].
+    Quota,
     /// [`crate::port::ReadRouteTables::list_tables`].
     ListTables,
     /// [`crate::port::ReadRouteTables::list_entries`].
@@ -120,6 +135,8 @@ pub enum Call {
     Create(Vec<NewEntry>),
     /// [`crate::port::WriteRouteTables::delete_batch`].
     Delete(Vec<EntryRef>),
+    /// [`crate::port::WriteRouteTables::repoint`].
+    Repoint(EntryRef, Box<NewEntry>),
     /// [`crate::port::ReadRouteTables::describe_instances`].
     DescribeInstances(Vec<InstanceId>),
     /// [`crate::port::ReadRouteTables::source_dest_check_on`].
@@ -132,18 +149,22 @@ impl Call {
     /// Whether it changes anything.
     #[must_use]
     pub fn writes(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Delete(_) | Self::SourceDestCheckOff(_))
+        matches!(self, Self::Create(_) | Self::Delete(_) | Self::Repoint(..) | Self::SourceDestCheckOff(_))
     }
 }
 
 /// How a call ended.
 #[derive(Debug, Clone)]
 pub enum Answer {
+    /// Of [`Call::HasIpv6`].
+    Ipv6(Result<bool, Failure>),
+    /// Of [`Call::Quota`].
+    Quota(Result<Option<usize>, Failure>),
     /// Of [`Call::ListTables`].
     Tables(Result<Vec<RouteTable>, Failure>),
     /// Of [`Call::ListEntries`] and [`Call::ReadBack`].
     Entries(Result<Vec<RouteEntry>, Failure>),
-    /// Of [`Call::Create`] and [`Call::Delete`].
+    /// Of [`Call::Create`] and [`Call::Delete`]; of [`Call::Repoint`] with nothing refused.
     Batch(Result<BatchAnswer, Failure>),
     /// Of [`Call::DescribeInstances`].
     Instances(Result<Vec<Instance>, Failure>),
@@ -199,6 +220,8 @@ pub enum Why {
     Answer,
     /// The end of a pause after a failure.
     Pause,
+    /// The next call that the API's limit leaves room for.
+    Pace,
     /// More nodes of the same burst.
     Burst,
     /// Entries whose creation or deletion is under way.
@@ -219,6 +242,7 @@ impl fmt::Display for Why {
             Self::Nodes => "waiting for the list of nodes",
             Self::Answer => "waiting for the cloud's answer",
             Self::Pause => "pausing after a failure",
+            Self::Pace => "holding calls back after the API said that they are too many",
             Self::Burst => "waiting for more nodes of this burst",
             Self::Settling => "waiting for route entries to settle",
             Self::Retry => "waiting to try again what failed",
@@ -244,6 +268,8 @@ impl Deadline {
 #[derive(Debug)]
 struct NodeState {
     node: Node,
+    /// When it was first told of, until it was first called available.
+    waits_since: Option<Moment>,
 }
 
 /// The route controller of one VPC and one cluster.
@@ -261,6 +287,8 @@ pub struct Controller {
     conditions: conditions::Conditions,
     notices: notices::Notices,
     outbox: VecDeque<Action>,
+    /// Nodes that were called available for the first time, and how long that took.
+    routed: Vec<(String, Duration)>,
 }
 
 impl Controller {
@@ -273,11 +301,12 @@ impl Controller {
             on_instance: BTreeMap::new(),
             nodes_complete: false,
             next_call: 0,
-            lane: lane::Lane::new(),
+            lane: lane::Lane::new(&settings.pod_cidrs),
             instances: instances::Instances::new(),
             conditions: conditions::Conditions::new(),
             notices: notices::Notices::default(),
             outbox: VecDeque::new(),
+            routed: Vec::new(),
             settings,
         }
     }
@@ -303,6 +332,11 @@ impl Controller {
                 }
             }
             Event::ConditionWritten { node, result } => self.condition_written(now, &node, result),
+            Event::Tables(choice) => {
+                self.settings.tables = choice;
+                self.lane.tables_due = true;
+            }
+            Event::PodsWait(nodes) => self.lane.urgent = nodes,
             Event::LookAgain => self.lane.audit_due = Moment::ZERO,
         }
     }
@@ -347,7 +381,11 @@ impl Controller {
     fn begin_audit(&mut self, now: Moment) {
         self.lane.audit_due = now + self.settings.audit;
         self.lane.tables_due = true;
-        self.instances.audit(now);
+        self.lane.ipv6_due = self.settings.pod_cidrs.iter().any(|net| is_ipv6(*net));
+        self.lane.quota_due = self.settings.read_quota && self.settings.quota.is_none();
+        if self.settings.source_dest_check_off {
+            self.instances.audit(now);
+        }
     }
 
     fn node_seen(&mut self, now: Moment, node: Node) {
@@ -355,11 +393,9 @@ impl Controller {
         let old = self.nodes.get(&name).map(|state| &state.node);
         let same_route = old.is_some_and(|old| route_equal(old, &node));
         if !same_route {
-            let replaced =
-                old.and_then(destination_of).filter(|old| destination_of(&node).as_ref() != Some(old));
-            if let Some(departed) = replaced {
-                self.lane.departed.insert(departed);
-            }
+            let kept = places_of(&node);
+            let departed = old.map(places_of).unwrap_or_default();
+            self.lane.departed.extend(departed.into_iter().filter(|place| !kept.contains(place)));
             self.lane.wake(now, self.settings.aggregation);
         }
         if old.is_some_and(|old| old.uid != node.uid) {
@@ -376,13 +412,19 @@ impl Controller {
             }
         }
         self.conditions.observed(now, &node, &mut self.notices);
-        self.nodes.insert(name, NodeState { node });
+        let told = node.network_unavailable.as_ref().is_some_and(|condition| !condition.unavailable);
+        let waits_since = match self.nodes.get(&name) {
+            Some(state) if state.node.uid == node.uid => state.waits_since,
+            // What was there when the list of nodes was read has waited for longer than anybody here knows.
+            _ => (self.nodes_complete && !told).then_some(now),
+        };
+        self.nodes.insert(name, NodeState { node, waits_since });
     }
 
     fn node_gone(&mut self, now: Moment, name: &str) {
         self.leave_instance(name);
         let Some(state) = self.nodes.remove(name) else { return };
-        self.lane.departed.extend(destination_of(&state.node));
+        self.lane.departed.extend(places_of(&state.node));
         self.lane.wake(now, self.settings.aggregation);
         self.conditions.forget(name);
         self.notices.forget_node(name);
@@ -410,13 +452,18 @@ impl Controller {
         self.lane.trouble.as_ref().or(self.instances.trouble.as_ref())
     }
 
+    /// The cluster's pod CIDRs of the families that the VPC routes.
+    fn ranges(&self) -> &[IpNet] {
+        &self.lane.ranges
+    }
+
     /// Whether tables and entries have been listed completely at least once.
     #[must_use]
     pub fn has_observed(&self) -> bool {
         self.lane
             .served
             .as_ref()
-            .is_some_and(|served| served.tables.iter().all(|table| self.lane.views.contains_key(table)))
+            .is_some_and(|served| served.listed().all(|table| self.lane.views.contains_key(table)))
     }
 
     fn dirty(&mut self, now: Moment, names: impl IntoIterator<Item = String>) {
@@ -441,7 +488,12 @@ fn route_equal(old: &Node, new: &Node) -> bool {
         && old.readiness == new.readiness
 }
 
-fn destination_of(node: &Node) -> Option<(IpNet, InstanceId)> {
-    let pod_cidr = node.pod_cidr().ok().flatten()?;
-    Some((pod_cidr.into(), node.instance().ok()?)).filter(|_| concerns(node))
+/// What a node's entries lead from and to.
+fn places_of(node: &Node) -> Vec<(IpNet, InstanceId)> {
+    match node.instance() {
+        Ok(instance) if concerns(node) => {
+            node.destinations().into_iter().map(|net| (net, instance.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
 }

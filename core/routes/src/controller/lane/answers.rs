@@ -7,18 +7,20 @@ use loden_reconcile::{Moment, mix};
 
 use super::super::notices::{About, Severity};
 use super::super::{Answer, CallId, Controller};
-use super::{
-    Blocked, COLLECTION_WINDOW, DUPLICATE, Expect, Flight, Full, LOST, OTHER, Open, PROBE, READ_BACK, pause,
-};
+use super::{COLLECTION_WINDOW, Expect, Flight, LOST, Open, READ_BACK, pause};
 use crate::model::{EntryStatus, EntryType, RouteEntry, VpcRouteTableId};
 use crate::plan::{Conflict, EntryKey, Step};
 use crate::port::{BatchAnswer, Failure, FailureClass, Refusal};
-use crate::tables::Served;
 
 impl Controller {
     pub(in crate::controller) fn lane_answered(&mut self, now: Moment, id: CallId, answer: Answer) {
         let Some((_, flight)) = self.lane.flight.take_if(|(flight, _)| *flight == id) else { return };
         match (flight, answer) {
+            (Flight::Ipv6, Answer::Ipv6(Ok(there))) => {
+                self.route_success();
+                self.ipv6_known(now, there);
+            }
+            (Flight::Quota, Answer::Quota(answer)) => self.quota_told(answer),
             (Flight::Tables, Answer::Tables(Ok(tables))) => {
                 self.tables_listed(now, &tables);
             }
@@ -50,7 +52,10 @@ impl Controller {
             }
             (
                 _,
-                Answer::Tables(Err(failure)) | Answer::Entries(Err(failure)) | Answer::Batch(Err(failure)),
+                Answer::Ipv6(Err(failure))
+                | Answer::Tables(Err(failure))
+                | Answer::Entries(Err(failure))
+                | Answer::Batch(Err(failure)),
             ) => {
                 self.route_failure(now, &failure);
             }
@@ -61,16 +66,21 @@ impl Controller {
         }
     }
 
-    fn route_success(&mut self) {
+    pub(super) fn route_success(&mut self) {
         self.lane.failures = 0;
         self.lane.trouble = None;
+        self.lane.pace.succeeded();
         self.notices.over(&About::Controller, "CloudAccessDenied", "vpc");
         self.notices.over(&About::Controller, "SyncRouteFailed", "");
     }
 
-    fn route_failure(&mut self, now: Moment, failure: &Failure) {
+    pub(super) fn route_failure(&mut self, now: Moment, failure: &Failure) {
         self.lane.failures = self.lane.failures.saturating_add(1);
-        self.lane.pause_until = now + pause(failure, self.lane.failures, mix(self.next_call));
+        let rest = pause(failure, self.lane.failures, mix(self.next_call));
+        self.lane.pause_until = now + rest;
+        if failure.class == FailureClass::Throttled {
+            self.lane.pace.throttled(rest);
+        }
         self.lane.trouble = Some(failure.clone());
         match failure.class {
             FailureClass::Denied | FailureClass::StaleCredentials => {
@@ -88,45 +98,9 @@ impl Controller {
         }
     }
 
-    fn tables_listed(&mut self, now: Moment, tables: &[crate::model::RouteTable]) {
-        self.lane.tables_due = false;
-        let served = match Served::choose(tables, &self.settings.tables, &self.settings.vpc) {
-            Ok(served) => served,
-            Err(error) => {
-                self.lane.tables_due = true;
-                let failure = Failure::api(404, "InvalidVpc.NotFound", &error.to_string(), "", None);
-                self.route_failure(now, &failure);
-                return;
-            }
-        };
-        self.route_success();
-        if served.is_complete() {
-            self.notices.over(&About::Controller, "MultipleRouteTables", "");
-        } else {
-            let (vpc, count) = (&self.settings.vpc, tables.iter().filter(|table| !table.gateway).count());
-            self.notices.stand(About::Controller, "MultipleRouteTables", "", || {
-                format!(
-                    "multiple route tables found by vpc id[{vpc}], length(tables)={count}: nodes whose vSwitch uses a table that is not served stay unavailable; {}",
-                    served.remedy()
-                )
-            });
-        }
-        for table in &served.unusable {
-            self.notices.stand(About::Controller, "RouteTableNotFound", table.as_str(), || {
-                format!("route table {table} is configured, but the VPC has no such table that takes entries; correct --route-table-ids")
-            });
-        }
-        self.notices.keep("RouteTableNotFound", |_, table| served.unusable.contains(&table.into()));
-        self.lane.views.retain(|table, _| served.tables.contains(table));
-        self.lane.open.retain(|(table, _), _| served.tables.contains(table));
-        self.lane.full.retain(|table, _| served.tables.contains(table));
-        self.lane.listing_due = served.tables.iter().cloned().collect();
-        self.lane.served = Some(served);
-    }
-
     fn listed(&mut self, now: Moment, table: &VpcRouteTableId, listing: Vec<RouteEntry>) {
         self.lane.listing_due.remove(table);
-        if !self.lane.serves(table) {
+        if !self.lane.lists(table) {
             return;
         }
         let view = crate::observed::TableView::new(listing);
@@ -251,10 +225,12 @@ impl Controller {
             self.lane.blocked.remove(&place);
             self.lane.alone.remove(&place);
             let (expect, instance) = match &step {
-                Step::Create { entry, .. } => (Expect::Present, Some(entry.instance.clone())),
+                Step::Create { entry, .. } | Step::Repoint { to: entry, .. } => {
+                    (Expect::Present, Some(entry.instance.clone()))
+                }
                 Step::RemoveConflict { .. } | Step::Collect { .. } => (Expect::Absent, None),
             };
-            if expect == Expect::Present && refused.is_empty() {
+            if matches!(step, Step::Create { .. }) && refused.is_empty() {
                 self.lane.full.remove(&place.0);
             }
             let entry_id = step.removes().map(|entry| entry.id.clone()).unwrap_or_default();
@@ -331,144 +307,20 @@ impl Controller {
                     ),
                 );
             }
+            Step::Repoint { entry, to, node } => self.notices.tell(
+                About::Node(node.clone()),
+                Severity::Normal,
+                "RouteRepointed",
+                format!(
+                    "route entry {} in route table {} points to {} now, where the node runs, and no longer to {}",
+                    entry.destination,
+                    entry.table,
+                    to.instance,
+                    entry.via()
+                ),
+            ),
             Step::Create { .. } => {}
         }
-    }
-
-    /// One item was refused.
-    fn refused(&mut self, now: Moment, step: &Step, failure: &Failure, accepted: usize) {
-        let place = (step.table().clone(), step.destination());
-        let jitter = mix(self.next_call) ^ u64::from(step.destination().prefix_len());
-        match failure.class {
-            FailureClass::Quota => self.table_full(now, step.table(), accepted),
-            FailureClass::Busy
-            | FailureClass::Throttled
-            | FailureClass::Server
-            | FailureClass::Denied
-            | FailureClass::StaleCredentials => {}
-            FailureClass::NotFound if step.removes().is_some() => {
-                // Somebody was faster. See that it is so.
-                let open = Open {
-                    expect: Expect::Stable,
-                    instance: None,
-                    entry_id: String::new(),
-                    since: now,
-                    next: now,
-                };
-                self.lane.open.insert(place, open);
-            }
-            FailureClass::Duplicate | FailureClass::NotFound | FailureClass::Invalid => {
-                let backoff = if failure.class == FailureClass::Duplicate { DUPLICATE } else { OTHER };
-                if failure.class == FailureClass::Duplicate {
-                    self.lane.listing_due.insert(place.0.clone());
-                }
-                let blocked = self.lane.blocked.entry(place.clone()).or_insert_with(|| Blocked {
-                    failures: 0,
-                    until: now,
-                    failure: failure.clone(),
-                });
-                blocked.failures = blocked.failures.saturating_add(1);
-                blocked.until = now + backoff.delay(blocked.failures, jitter);
-                blocked.failure = failure.clone();
-                self.lane.alone.remove(&place);
-                self.tell_refused(now, step, failure);
-            }
-        }
-    }
-
-    fn tell_refused(&mut self, now: Moment, step: &Step, failure: &Failure) {
-        let failures =
-            self.lane.blocked.get(&(step.table().clone(), step.destination())).map_or(0, |b| b.failures);
-        let node = match step {
-            Step::Create { node, .. } | Step::RemoveConflict { node, .. } => Some(node.clone()),
-            Step::Collect { .. } => None,
-        };
-        self.dirty(now, node.clone());
-        // The first duplicate is settled by looking at the table again; a person hears of what stays.
-        let due = if failure.class == FailureClass::Duplicate { 3 } else { 1 };
-        if failures == due {
-            let about = node.map_or(About::Controller, About::Node);
-            let (table, verb) =
-                (step.table(), if step.removes().is_some() { "deleting" } else { "creating" });
-            self.notices.tell(
-                about,
-                Severity::Warning,
-                if step.removes().is_some() { "DeleteRouteFailed" } else { "CreateRouteFailed" },
-                format!("Error {verb} route entry {} in {table}: {failure}", step.destination()),
-            );
-        }
-    }
-
-    fn table_full(&mut self, now: Moment, table: &VpcRouteTableId, accepted: usize) {
-        let count = self.lane.views.get(table).map_or(0, |view| view.custom_count()) + accepted;
-        let jitter = mix(self.next_call);
-        match self.lane.full.get_mut(table) {
-            None => {
-                self.lane.full.insert(
-                    table.clone(),
-                    Full {
-                        limit: count,
-                        recount: true,
-                        failures: 1,
-                        probe_due: now + PROBE.delay(1, jitter),
-                    },
-                );
-                self.lane.listing_due.insert(table.clone());
-            }
-            // Several refusals of one batch are one.
-            Some(full) if full.probe_due > now => {}
-            Some(full) => {
-                full.failures = full.failures.saturating_add(1);
-                full.probe_due = now + PROBE.delay(full.failures, jitter);
-                full.limit = count;
-            }
-        }
-    }
-
-    /// A batch was refused as a whole, or its fate is unknown.
-    fn change_failed(&mut self, now: Moment, steps: &[Step], failure: &Failure) {
-        match failure.class {
-            FailureClass::Quota => {
-                if let Some(first) = steps.first() {
-                    self.table_full(now, first.table(), 0);
-                }
-                if steps.len() > 1 {
-                    // Some of them may fit.
-                    self.lane
-                        .alone
-                        .extend(steps.iter().map(|step| (step.table().clone(), step.destination())));
-                }
-                return;
-            }
-            FailureClass::Invalid | FailureClass::NotFound | FailureClass::Duplicate => {
-                if let [only] = steps {
-                    self.refused(now, only, failure, 0);
-                } else {
-                    self.lane
-                        .alone
-                        .extend(steps.iter().map(|step| (step.table().clone(), step.destination())));
-                }
-                return;
-            }
-            FailureClass::Server => {
-                // It may have been carried out: nothing is claimed of these entries before they were seen again.
-                self.lane.listing_due.extend(steps.first().map(|step| step.table().clone()));
-                for step in steps {
-                    self.lane.open.entry((step.table().clone(), step.destination())).or_insert(Open {
-                        expect: Expect::Stable,
-                        instance: None,
-                        entry_id: String::new(),
-                        since: now,
-                        next: now,
-                    });
-                }
-            }
-            FailureClass::Busy
-            | FailureClass::Throttled
-            | FailureClass::Denied
-            | FailureClass::StaleCredentials => {}
-        }
-        self.route_failure(now, failure);
     }
 }
 

@@ -13,6 +13,11 @@ use crate::model::{InstanceId, VpcRouteTableId};
 use crate::plan::{EntryKey, Plan, Policy, Step, diff};
 use crate::port::BATCH_LIMIT;
 
+/// Custom entries that a table takes unless more were asked for (`vpc_quota_route_entrys_num`).
+const DEFAULT_QUOTA: usize = 200;
+/// The share of a table's quota from which people are warned.
+const WARN_PERCENT: usize = 80;
+
 impl Controller {
     /// Plans anew, and takes the first steps that one call can carry. `None`: there is nothing to do now, and `look_at` says when there may be.
     pub(super) fn next_batch(&mut self, now: Moment) -> Option<Vec<Step>> {
@@ -39,26 +44,32 @@ impl Controller {
     }
 
     fn policy(&self, now: Moment) -> Policy {
-        let mut limits: BTreeMap<VpcRouteTableId, usize> = BTreeMap::new();
-        if let (Some(quota), Some(served)) = (self.settings.quota, &self.lane.served) {
-            limits.extend(served.tables.iter().map(|table| (table.clone(), quota)));
+        let tables = self.lane.served.as_ref().map(|served| served.tables.clone()).unwrap_or_default();
+        let mut policy = Policy::new(self.mark.clone(), self.settings.pod_cidrs.clone(), tables);
+        if let Some(quota) = self.settings.quota.or(self.lane.quota_read) {
+            policy.limits.extend(policy.tables.iter().map(|table| (table.clone(), quota)));
         }
         for (table, full) in &self.lane.full {
             let count = self.lane.views.get(table).map_or(0, |view| view.custom_count());
             // A probe is one more than there is room for.
             let limit = if full.probe_due <= now { full.limit.max(count + 1) } else { full.limit };
-            limits.insert(table.clone(), limit);
+            policy.limits.insert(table.clone(), limit);
         }
         let blocked =
             self.lane.blocked.iter().filter(|(_, blocked)| blocked.until > now).map(|(place, _)| place);
-        Policy {
-            mark: self.mark.clone(),
-            cluster: self.settings.pod_cidrs.clone(),
-            tables: self.lane.served.as_ref().map(|served| served.tables.clone()).unwrap_or_default(),
-            limits,
-            adopted: self.lane.adopted.clone(),
-            on_hold: blocked.chain(self.lane.open.keys()).cloned().collect(),
-        }
+        policy.on_hold = blocked.chain(self.lane.open.keys()).cloned().collect();
+        policy.adopted.clone_from(&self.lane.adopted);
+        policy.kept = self.lane.served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
+        policy.left_out.clone_from(&self.lane.left_out);
+        policy.replace.clone_from(&self.lane.replace);
+        policy.urgent.clone_from(&self.lane.urgent);
+        policy
+    }
+
+    /// Custom entries that a table takes, as far as known.
+    pub(in crate::controller) fn limit(&self, table: &VpcRouteTableId) -> Option<usize> {
+        let learned = self.lane.full.get(table).map(|full| full.limit);
+        learned.or(self.settings.quota).or(self.lane.quota_read)
     }
 
     fn plan(&mut self, now: Moment, policy: &Policy) -> Plan {
@@ -67,7 +78,7 @@ impl Controller {
             views.values().any(|view| view.good(destination, instance).is_some())
         };
         self.lane.desired =
-            desired(self.nodes.values().map(|state| &state.node), &self.settings.pod_cidrs, installed);
+            desired(self.nodes.values().map(|state| &state.node), &self.lane.ranges, installed);
         let mut allowance = self.collect_allowance(now);
         let (departed, stale_since, grace) =
             (&self.lane.departed, &self.lane.stale_since, self.settings.stale_grace);
@@ -93,16 +104,13 @@ impl Controller {
         }
 
         let mut waiting: BTreeMap<_, _> =
-            plan.waiting.iter().map(|wait| ((wait.table.clone(), wait.node.clone()), wait.clone())).collect();
-        for ((table, node), wait) in &self.lane.waiting {
+            plan.waiting.iter().map(|wait| ((wait.table.clone(), wait.destination), wait.clone())).collect();
+        for (place @ (table, destination), wait) in &self.lane.waiting {
             // A probe for one more entry than there is room for: until it succeeds its node waits like the others.
             if self.lane.full.contains_key(table)
-                && plan
-                    .steps
-                    .iter()
-                    .any(|step| step.table() == table && step.destination() == wait.destination)
+                && plan.steps.iter().any(|step| step.table() == table && step.destination() == *destination)
             {
-                waiting.insert((table.clone(), node.clone()), wait.clone());
+                waiting.insert(place.clone(), wait.clone());
             }
         }
         for wait in waiting.values_mut() {
@@ -119,11 +127,16 @@ impl Controller {
             .map(|found| ((found.entry.table.clone(), found.pod_cidr), found.clone()))
             .collect();
         let mut touched: BTreeSet<String> = self.lane.desired.unserved.keys().cloned().collect();
-        touched.extend(self.lane.waiting.keys().chain(waiting.keys()).map(|(_, node)| node.clone()));
+        touched.extend(self.lane.waiting.values().chain(waiting.values()).map(|wait| wait.node.clone()));
         touched.extend(
             self.lane.obstructions.values().chain(obstructions.values()).map(|found| found.node.clone()),
         );
         self.lane.waiting = waiting;
+        self.lane.conflicting.clear();
+        for step in plan.steps.iter().filter(|step| matches!(step, Step::RemoveConflict { .. })) {
+            *self.lane.conflicting.entry(step.table().clone()).or_default() += 1;
+        }
+        self.tell_nearly_full(plan);
         self.lane.obstructions = obstructions;
         self.dirty(now, touched);
         self.tell_plan();
@@ -131,12 +144,12 @@ impl Controller {
 
     fn tell_plan(&mut self) {
         let lane = &self.lane;
-        for ((table, node), wait) in &lane.waiting {
-            let about = About::Node(node.clone());
+        for ((table, _), wait) in &lane.waiting {
+            let about = About::Node(wait.node.clone());
             self.notices.stand(about, "RouteQuotaExceeded", table.as_str(), || wait.to_string());
             self.notices.stand(About::Controller, "RouteQuotaExceeded", table.as_str(), || {
-                let nodes: Vec<&str> =
-                    lane.waiting.keys().filter(|(other, _)| other == table).map(|(_, node)| node.as_str()).collect();
+                let of_table = lane.waiting.values().filter(|other| other.table == *table);
+                let nodes: BTreeSet<&str> = of_table.map(|other| other.node.as_str()).collect();
                 let shown = nodes.iter().take(10).copied().collect::<Vec<_>>().join(", ");
                 let more = if nodes.len() > 10 { ", …" } else { "" };
                 format!(
@@ -150,7 +163,9 @@ impl Controller {
         let waiting = &lane.waiting;
         self.notices.keep("RouteQuotaExceeded", |about, table| match about {
             About::Controller => waiting.keys().any(|(other, _)| other.as_str() == table),
-            About::Node(node) => waiting.contains_key(&(table.into(), node.clone())),
+            About::Node(node) => {
+                waiting.values().any(|wait| wait.node == *node && wait.table.as_str() == table)
+            }
         });
         for ((table, pod_cidr), found) in &lane.obstructions {
             let key = format!("{table} {pod_cidr}");
@@ -174,6 +189,31 @@ impl Controller {
         }
     }
 
+    /// Warns while there is still time to ask for a higher quota.
+    fn tell_nearly_full(&mut self, plan: &Plan) {
+        let mut near: BTreeSet<VpcRouteTableId> = BTreeSet::new();
+        for (table, view) in &self.lane.views {
+            let steps = plan.steps.iter().filter(|step| step.table() == table);
+            let (coming, leaving): (Vec<&Step>, Vec<&Step>) = steps
+                .filter(|step| !matches!(step, Step::Repoint { .. }))
+                .partition(|s| s.removes().is_none());
+            let used = (view.custom_count() + coming.len()).saturating_sub(leaving.len());
+            let known = self.limit(table);
+            let limit = known.unwrap_or(DEFAULT_QUOTA);
+            if used * 100 < limit * WARN_PERCENT {
+                continue;
+            }
+            near.insert(table.clone());
+            self.notices.stand(About::Controller, "RouteQuotaNearlyUsed", table.as_str(), || {
+                let origin = if known.is_some() { "" } else { " (the default; what applies here is not known)" };
+                format!(
+                    "route table {table} holds {used} custom route entries of a quota of {limit}{origin}, more than {WARN_PERCENT} %; ask for a higher quota vpc_quota_route_entrys_num before nodes have to wait"
+                )
+            });
+        }
+        self.notices.keep("RouteQuotaNearlyUsed", |_, table| near.contains(&table.into()));
+    }
+
     /// How many entries may be collected now: a share of the nodes within each window, so that a list of nodes that is wrong does not empty the
     /// tables.
     fn collect_allowance(&self, now: Moment) -> usize {
@@ -186,6 +226,9 @@ impl Controller {
         let Some(first) = plan.steps.first() else { return Vec::new() };
         let place = |step: &Step| (step.table().clone(), step.destination());
         if self.lane.alone.contains(&place(first)) {
+            return vec![first.clone()];
+        }
+        if matches!(first, Step::Repoint { .. }) {
             return vec![first.clone()];
         }
         let kind = std::mem::discriminant(first);

@@ -1,267 +1,6 @@
-//! The controller against a fake VPC and fake nodes, in virtual time: first its behaviours one by one, then under seeded faults.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+//! Behaviours, one by one.
 
 use super::*;
-use crate::fake::Vpc;
-use crate::model::Node;
-use crate::testing::node;
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// What goes wrong, in thousandths of all calls.
-#[derive(Debug, Clone, Copy, Default)]
-struct Faults {
-    lost_requests: u64,
-    lost_answers: u64,
-    throttled: u64,
-    failed_conditions: u64,
-}
-
-struct World {
-    now: Moment,
-    vpc: Vpc,
-    controller: Controller,
-    settings: Settings,
-    nodes: BTreeMap<String, Node>,
-    /// What comes back to the controller, and when.
-    inbox: BTreeMap<(Moment, u64), Event>,
-    turn: u64,
-    random: u64,
-    faults: Faults,
-    /// The watch shows a written condition before the write itself is answered.
-    watch_first: bool,
-    notices: Vec<Notice>,
-    calls: usize,
-    condition_writes: usize,
-    /// Destinations that people changed: there a condition may lag behind.
-    meddled: BTreeSet<String>,
-    last_wait: Option<(Option<Moment>, Why)>,
-}
-
-impl World {
-    fn new(delay: Duration) -> Self {
-        let pod_cidrs = vec!["172.20.0.0/16".parse().unwrap()];
-        let settings = Settings::new("vpc-1".into(), ClusterId::parse("c1").unwrap(), pod_cidrs);
-        Self {
-            now: SECOND,
-            vpc: Vpc::new(delay),
-            controller: Controller::new(settings.clone()),
-            settings,
-            nodes: BTreeMap::new(),
-            inbox: BTreeMap::new(),
-            turn: 0,
-            random: 1,
-            faults: Faults::default(),
-            watch_first: false,
-            notices: Vec::new(),
-            calls: 0,
-            condition_writes: 0,
-            meddled: BTreeSet::new(),
-            last_wait: None,
-        }
-    }
-
-    fn with_nodes(delay: Duration, count: usize) -> Self {
-        let mut world = Self::new(delay);
-        for index in 0..count {
-            world.join(index);
-        }
-        world.start();
-        world
-    }
-
-    fn start(&mut self) {
-        self.controller = Controller::new(self.settings.clone());
-        self.inbox.clear();
-        for node in self.nodes.values().cloned().collect::<Vec<_>>() {
-            self.controller.on_event(self.now, Event::Node(Box::new(node)));
-        }
-        self.controller.on_event(self.now, Event::NodesComplete);
-    }
-
-    fn chance(&mut self, thousandths: u64) -> bool {
-        self.roll(1000) < thousandths
-    }
-
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.random = loden_reconcile::mix(self.random);
-        self.random % sides
-    }
-
-    fn some_table(&mut self) -> String {
-        let tables = self.tables();
-        let choice = self.roll(tables.len() as u64);
-        tables[usize::try_from(choice).unwrap()].clone()
-    }
-
-    fn join(&mut self, index: usize) {
-        let name = format!("n{index}");
-        let mut node = node(&name, &format!("172.20.{index}.0/24"));
-        node.created = i64::try_from(index).unwrap();
-        if index.is_multiple_of(3) {
-            node.provider_id = format!("alicloud://{}", node.provider_id);
-        }
-        self.vpc.add_instance(&format!("i-{name}"), "vsw-1");
-        self.put_node(node);
-    }
-
-    fn put_node(&mut self, node: Node) {
-        self.nodes.insert(node.name.clone(), node.clone());
-        self.send(MS, Event::Node(Box::new(node)));
-    }
-
-    fn leave(&mut self, name: &str) {
-        self.nodes.remove(name);
-        self.send(MS, Event::NodeGone(name.to_owned()));
-    }
-
-    fn send(&mut self, after: Duration, event: Event) {
-        self.turn += 1;
-        self.inbox.insert((self.now + after, self.turn), event);
-    }
-
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::Notice(notice) => self.notices.push(notice),
-            Action::Condition { node, uid, wanted } => {
-                if !wanted.unavailable {
-                    let node = &self.nodes.get(&node);
-                    if let Some(node) =
-                        node.filter(|node| node.uid == uid && !self.meddled.contains(&node.name))
-                    {
-                        let (cidr, instance) = (node.pod_cidrs[0].clone(), format!("i-{}", node.name));
-                        for table in self.tables() {
-                            assert!(
-                                self.vpc.carries(self.now, &table, &cidr, &instance),
-                                "{} is called available without its entry in {table}",
-                                node.name
-                            );
-                        }
-                    }
-                }
-                if self.chance(self.faults.failed_conditions) {
-                    let result = Err("the API server is away".to_owned());
-                    self.send(5 * MS, Event::ConditionWritten { node, result });
-                    return;
-                }
-                let Some(known) = self.nodes.get_mut(&node).filter(|known| known.uid == uid) else {
-                    self.send(5 * MS, Event::ConditionWritten { node, result: Err("not found".to_owned()) });
-                    return;
-                };
-                self.condition_writes += 1;
-                known.network_unavailable = Some(wanted.clone());
-                let echo = known.clone();
-                self.send(5 * MS, Event::ConditionWritten { node, result: Ok(wanted) });
-                self.send(if self.watch_first { 4 } else { 6 } * MS, Event::Node(Box::new(echo)));
-            }
-            Action::Cloud { id, call } => {
-                self.calls += 1;
-                let kind = |failure: Failure| match &call {
-                    Call::ListTables => Answer::Tables(Err(failure)),
-                    Call::ListEntries(_) | Call::ReadBack(..) => Answer::Entries(Err(failure)),
-                    Call::Create(_) | Call::Delete(_) => Answer::Batch(Err(failure)),
-                    Call::DescribeInstances(_) => Answer::Instances(Err(failure)),
-                    Call::ReadSourceDestChecks(_) => Answer::ChecksOn(Err(failure)),
-                    Call::SourceDestCheckOff(_) => Answer::CheckOff(Err(failure)),
-                };
-                let answer = if self.chance(self.faults.lost_requests) {
-                    kind(Failure::transport("connection refused"))
-                } else if self.chance(self.faults.throttled) {
-                    kind(Failure::api(
-                        400,
-                        "Throttling.User",
-                        "Request was denied due to user flow control.",
-                        "R",
-                        None,
-                    ))
-                } else {
-                    let answer = self.vpc.call(self.now, &call);
-                    if self.chance(self.faults.lost_answers) {
-                        kind(Failure::transport("reset"))
-                    } else {
-                        answer
-                    }
-                };
-                self.send(10 * MS, Event::Answered { id, answer });
-            }
-        }
-    }
-
-    /// Runs until nothing happens before `until`.
-    fn run_until(&mut self, until: Moment) {
-        loop {
-            let mut polls = 0;
-            let wake = loop {
-                polls += 1;
-                assert!(polls < 10_000, "the controller never rests");
-                match self.controller.poll(self.now) {
-                    Poll::Act(action) => self.perform(action),
-                    Poll::Wait { until, why } => {
-                        self.last_wait = Some((until, why));
-                        assert!(until.is_none_or(|until| until > self.now), "waits for the past: {why}");
-                        break until;
-                    }
-                }
-            };
-            let mail = self.inbox.keys().next().map(|(at, _)| *at);
-            let next = [wake, mail].into_iter().flatten().min();
-            match next {
-                Some(next) if next <= until => self.now = next.max(self.now),
-                _ => {
-                    self.now = until;
-                    return;
-                }
-            }
-            while let Some(entry) = self.inbox.first_entry().filter(|entry| entry.key().0 <= self.now) {
-                let event = entry.remove();
-                self.controller.on_event(self.now, event);
-            }
-        }
-    }
-
-    fn run(&mut self, duration: Duration) {
-        self.run_until(self.now + duration);
-    }
-
-    fn tables(&self) -> Vec<String> {
-        std::iter::once("vtb-1".to_owned())
-            .chain(self.settings.tables.iter().map(ToString::to_string))
-            .collect()
-    }
-
-    fn table(&mut self) -> Vec<String> {
-        self.vpc.table(self.now, "vtb-1")
-    }
-
-    fn condition(&self, name: &str) -> &NetworkUnavailable {
-        self.nodes[name].network_unavailable.as_ref().expect("no condition")
-    }
-
-    fn available(&self) -> Vec<&str> {
-        let has = |node: &&Node| node.network_unavailable.as_ref().is_some_and(|c| !c.unavailable);
-        self.nodes.values().filter(has).map(|node| node.name.as_str()).collect()
-    }
-
-    fn reasons(&self) -> Vec<&'static str> {
-        self.notices.iter().map(|notice| notice.reason).collect()
-    }
-
-    fn assert_right(&mut self) {
-        for table in self.tables() {
-            let mut expected: Vec<String> =
-                self.nodes.values().map(|n| format!("{} via i-{}", n.pod_cidrs[0], n.name)).collect();
-            let held = self.vpc.table(self.now, &table);
-            expected.retain(|line| !held.contains(line));
-            assert!(expected.is_empty(), "missing {expected:?} in {table}: {held:?}");
-        }
-        let unavailable: Vec<_> =
-            self.nodes.keys().filter(|n| !self.available().contains(&n.as_str())).collect();
-        assert!(unavailable.is_empty(), "unavailable: {unavailable:?}");
-    }
-}
 
 #[test]
 fn nodes_get_entries_and_are_told_and_then_all_is_quiet() {
@@ -318,7 +57,7 @@ fn a_leaving_nodes_entry_goes_at_once_and_others_stay() {
 fn a_leaving_nodes_entries_go_at_once_from_every_table() {
     let mut world = World::with_nodes(SECOND, 2);
     world.vpc.add_table("vtb-2", "vsw-2");
-    world.settings.tables = vec!["vtb-2".into()];
+    world.settings.tables = TableChoice::Listed(vec!["vtb-2".into()]);
     world.start();
     world.run(10 * SECOND);
     assert_eq!(world.vpc.table(world.now, "vtb-2").len(), 2);
@@ -473,7 +212,7 @@ fn several_tables_without_configuration_serve_the_system_table_and_say_what_to_d
     assert!(told.message.contains("multiple route tables found by vpc id[vpc-1], length(tables)=2"));
     assert!(told.message.contains("--route-table-ids=vtb-1,vtb-2"));
 
-    world.settings.tables = vec!["vtb-2".into()];
+    world.settings.tables = TableChoice::Listed(vec!["vtb-2".into()]);
     world.start();
     world.run(10 * SECOND);
     assert_eq!(world.available(), ["n0", "n1"]);
@@ -484,7 +223,7 @@ fn several_tables_without_configuration_serve_the_system_table_and_say_what_to_d
 fn a_node_is_available_only_when_every_configured_table_has_its_entry() {
     let mut world = World::new(Duration::ZERO);
     world.vpc.add_table("vtb-2", "vsw-2");
-    world.settings.tables = vec!["vtb-2".into()];
+    world.settings.tables = TableChoice::Listed(vec!["vtb-2".into()]);
     world.join(0);
     world.start();
     world.run(10 * SECOND);
@@ -502,7 +241,7 @@ fn a_node_is_available_only_when_every_configured_table_has_its_entry() {
 #[test]
 fn a_configured_table_that_does_not_exist_is_named() {
     let mut world = World::with_nodes(Duration::ZERO, 1);
-    world.settings.tables = vec!["vtb-typo".into()];
+    world.settings.tables = TableChoice::Listed(vec!["vtb-typo".into()]);
     world.start();
     world.run(10 * SECOND);
     assert_eq!(world.condition("n0").reason, "RouteTableNotFound");
@@ -636,85 +375,4 @@ fn a_thousand_nodes_take_little_more_than_what_batches_and_delay_dictate() {
     }
     assert_eq!(world.vpc.writes, 20);
     assert_eq!(world.vpc.listings, 1);
-}
-
-/// One run under faults. Whatever happens, foreign entries stay, nobody is called available in vain, and when the faults stop all is right.
-fn under_faults(seed: u64) {
-    let mut world = World::new(SECOND);
-    world.random = seed;
-    world.settings.audit = 60 * SECOND;
-    if seed % 3 == 1 {
-        world.vpc.add_table("vtb-2", "vsw-2");
-        world.settings.tables = vec!["vtb-2".into()];
-    }
-    if seed % 4 == 1 {
-        world.vpc.quota = 8;
-    }
-    world.faults = Faults { lost_requests: 50, lost_answers: 50, throttled: 50, failed_conditions: 100 };
-    world.vpc.put("vtb-1", "10.0.0.0/8", "i-vpn");
-    world.vpc.put("vtb-1", "172.20.0.0/17", "i-wide");
-    for index in 0..5 {
-        world.join(index);
-    }
-    world.start();
-    for _ in 0..40 {
-        let index = usize::try_from(world.roll(12)).unwrap();
-        let name = format!("n{index}");
-        match world.roll(8) {
-            0..=2 => world.join(index),
-            3 => world.leave(&name),
-            4 => {
-                let meddler = world.roll(12);
-                let table = world.some_table();
-                world.vpc.put(&table, &format!("172.20.{index}.0/24"), &format!("i-n{meddler}"));
-                world.meddled.insert(name);
-            }
-            5 => {
-                let table = world.some_table();
-                world.vpc.put(&table, &format!("172.20.{index}.128/25"), "i-x");
-                world.meddled.insert(name);
-            }
-            6 => {
-                let table = world.some_table();
-                world.vpc.take(&table, format!("172.20.{index}.0/24").parse().unwrap());
-                world.meddled.insert(name);
-            }
-            _ => world.start(),
-        }
-        // A node that went and came in one breath may be told of its predecessor's entry.
-        let pause = world.roll(3000);
-        world.run(MS * u32::try_from(pause).unwrap());
-        for foreign in ["10.0.0.0/8 via i-vpn", "172.20.0.0/17 via i-wide"] {
-            assert!(world.table().contains(&foreign.to_owned()), "seed {seed}: {foreign} is gone");
-        }
-    }
-    world.faults = Faults::default();
-    world.vpc.quota = 200;
-    world.run(1200 * SECOND);
-    world.assert_right();
-    let live: BTreeSet<String> =
-        world.nodes.values().map(|n| format!("{} via i-{}", n.pod_cidrs[0], n.name)).collect();
-    let inside =
-        |line: &String| live.iter().any(|l| l.split('.').nth(2) == line.split('.').nth(2) && l != line);
-    let tables = world.tables();
-    let astray: Vec<String> = tables
-        .iter()
-        .flat_map(|table| world.vpc.table(world.now, table))
-        .filter(|line| !line.contains("/17") && line.starts_with("172.20.") && inside(line))
-        .collect();
-    assert!(astray.is_empty(), "seed {seed}: {astray:?} take packets from live nodes");
-    let (calls, writes) = (world.vpc.writes, world.condition_writes);
-    world.run(600 * SECOND);
-    assert_eq!(
-        (world.vpc.writes, world.condition_writes),
-        (calls, writes),
-        "seed {seed}: it does not come to rest"
-    );
-}
-
-#[test]
-fn under_seeded_faults_all_is_right_in_the_end() {
-    for seed in 0..400 {
-        under_faults(seed);
-    }
 }
