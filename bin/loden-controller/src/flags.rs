@@ -29,7 +29,7 @@ In place of the vendor's cloud-controller-manager it takes that one's command li
 
 Exit codes: 0 stopped by a signal, or the dry run was printed; 1 a failure, explained on standard error; 2 the command line cannot be read.
 
-Not there yet: node addresses, labels and the uninitialized taint; IPv6; discovery of route tables; metrics.";
+Not there yet: node addresses, labels and the uninitialized taint; metrics.";
 
 /// The route, node and node-IPAM controller: gives each node a subnet of the pod CIDR, and keeps one route entry per node in the VPC.
 #[derive(Debug, Clone, Parser)]
@@ -64,12 +64,15 @@ pub(crate) struct Flags {
     /// How often everything is listed though nothing happened (`5m`, `30s`)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) route_reconciliation_period: Duration,
-    /// Route tables to serve besides the VPC's system table, which always is
+    /// Route tables to serve besides the VPC's system table, which always is; `discover` serves those that nodes' vSwitches route by
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(crate) route_table_ids: Vec<String>,
-    /// Custom route entries that a table takes; learned from the API where it is not given
+    /// Custom route entries that a table takes; learned from the API's refusals where it is not given
     #[arg(long, value_name = "COUNT")]
     pub(crate) route_quota: Option<usize>,
+    /// Ask Quota Center for the quota (needs quotas:GetProductQuota, and a way to quotas.aliyuncs.com)
+    #[arg(long)]
+    pub(crate) read_route_quota: bool,
     /// How long an entry of ours must have been without a node before it is removed, when the node was not seen leaving
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub(crate) stale_route_grace_period: Duration,

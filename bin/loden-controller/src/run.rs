@@ -1,5 +1,6 @@
 //! From flags to a running controller.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use loden_routes::controller::Settings;
 use loden_routes::mark::ClusterId;
 use loden_routes::model::VpcId;
 use loden_routes::port::{FailureClass, ReadRouteTables};
-use loden_routes::tables::Served;
+use loden_routes::tables::{Served, TableChoice};
 use loden_telemetry::{HealthServer, Readiness};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -198,12 +199,9 @@ fn route_settings(flags: &Flags, cloud: &Connection, pod_cidrs: Vec<IpNet>) -> R
     let tables =
         if flags.route_table_ids.is_empty() { &cloud.route_table_ids } else { &flags.route_table_ids };
     Ok(Settings {
-        tables: tables
-            .iter()
-            .map(|id| id.trim().into())
-            .filter(|id: &loden_routes::model::VpcRouteTableId| !id.as_str().is_empty())
-            .collect(),
+        tables: TableChoice::of(tables.iter().map(String::as_str)),
         quota: flags.route_quota,
+        read_quota: flags.read_route_quota,
         audit: flags.route_reconciliation_period,
         stale_grace: flags.stale_route_grace_period,
         collect_percent: usize::from(flags.max_stale_routes_percent),
@@ -216,7 +214,7 @@ fn route_settings(flags: &Flags, cloud: &Connection, pod_cidrs: Vec<IpNet>) -> R
 async fn try_tables(cloud: &Connection, settings: &Settings) -> Result<()> {
     match cloud.client.list_tables(&settings.vpc).await {
         Ok(tables) => {
-            let served = Served::choose(&tables, &settings.tables, &settings.vpc)?;
+            let served = Served::choose(&tables, &settings.tables, &BTreeSet::new(), &settings.vpc)?;
             let tables: Vec<&str> = served.tables.iter().map(|table| table.as_str()).collect();
             tracing::info!(region = cloud.region, vpc = %settings.vpc, tables = tables.join(","), cluster = %settings.cluster, "VPC");
             Ok(())

@@ -19,7 +19,7 @@ use loden_cni_protocol::conf::Config;
 use loden_cni_protocol::flannel::FlannelConfig;
 use loden_lease::{NetConf, SubnetEnv};
 use loden_sim_kube::{Permission, Resource, Verb};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{World, until};
 
 fn deploy(name: &str) -> PathBuf {
@@ -114,7 +114,7 @@ fn the_ranges_are_a_cluster_that_can_be_built() {
     assert_eq!(plan.map(|plan| plan.node_mask.into()), Ok(mask));
 }
 
-/// Node IPAM, routes, conditions, events, leadership and a conflict: all that the controller ever asks for.
+/// Node IPAM, routes, conditions, events, leadership, a conflict and a changed instance: all that the controller ever asks for.
 #[tokio::test]
 async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
     let mut granted = permissions(&object("ClusterRole", "loden-controller"));
@@ -124,6 +124,10 @@ async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
     world.join("n1");
     world.join("n2");
     world.put_entry("172.20.1.7/32", "i-n1");
+    world.add_instance("before");
+    world.add_instance("renewed");
+    world.put_named_entry("loden-c1", "172.20.9.0/24", "i-before");
+    world.add_node("n9", json!({"providerID": "cn-hangzhou.i-renewed", "podCIDR": "172.20.9.0/24"}));
     let arguments = controller_arguments();
     let arguments: Vec<&str> = arguments
         .iter()
@@ -139,7 +143,12 @@ async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
         world.events().iter().any(|(reason, _, _)| reason == "ConflictingRouteRemoved")
     })
     .await;
-    until(&controller, "the entry of the node that left is gone", || world.entries().len() == 1).await;
+    until(&controller, "the entry of the node that left is gone", || world.entries().len() == 2).await;
+    until(&controller, "the node's new instance is told", || {
+        world.events().iter().any(|(reason, _, _)| reason == "RouteRepointed")
+    })
+    .await;
+    assert!(world.entries().contains(&"172.20.9.0/24 via i-renewed".to_owned()), "{:?}", world.entries());
     let log = controller.log();
     assert!(!log.contains("forbidden"), "{log}");
     assert!(controller.stop().await);

@@ -12,6 +12,8 @@ pub enum Product {
     Vpc,
     /// Elastic Compute Service: instances and their network interfaces.
     Ecs,
+    /// Quota Center: how much of something an account may have.
+    Quotas,
 }
 
 impl Product {
@@ -21,6 +23,7 @@ impl Product {
         match self {
             Self::Vpc => "2016-04-28",
             Self::Ecs => "2014-05-26",
+            Self::Quotas => "2020-05-10",
         }
     }
 
@@ -30,6 +33,7 @@ impl Product {
         match self {
             Self::Vpc => "vpc",
             Self::Ecs => "ecs",
+            Self::Quotas => "quotas",
         }
     }
 }

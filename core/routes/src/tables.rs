@@ -16,6 +16,19 @@ pub enum TableChoice {
     Discover,
 }
 
+impl TableChoice {
+    /// Reads what somebody configured: IDs, or the word `discover` alone.
+    #[must_use]
+    pub fn of<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
+        let ids = ids.into_iter().map(str::trim).filter(|id| !id.is_empty());
+        let listed: Vec<VpcRouteTableId> = ids.map(Into::into).collect();
+        match listed.as_slice() {
+            [only] if only.as_str().eq_ignore_ascii_case("discover") => Self::Discover,
+            _ => Self::Listed(listed),
+        }
+    }
+}
+
 impl Default for TableChoice {
     fn default() -> Self {
         Self::Listed(Vec::new())

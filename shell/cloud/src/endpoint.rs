@@ -40,13 +40,15 @@ pub struct EndpointError {
     problem: &'static str,
 }
 
-/// The endpoints of both APIs.
+/// The endpoints of the APIs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoints {
     /// VPC.
     pub vpc: Endpoint,
     /// ECS.
     pub ecs: Endpoint,
+    /// Quota Center.
+    pub quotas: Endpoint,
 }
 
 impl Endpoints {
@@ -66,7 +68,14 @@ impl Endpoints {
         Ok(Self {
             vpc: choose(Product::Vpc, "VPC_ENDPOINT", environment.vpc_endpoint.as_ref())?,
             ecs: choose(Product::Ecs, "ECS_ENDPOINT", environment.ecs_endpoint.as_ref())?,
+            quotas: choose(Product::Quotas, "QUOTAS_ENDPOINT", environment.quotas_endpoint.as_ref())?,
         })
+    }
+
+    /// One server for all of them, as an emulator is.
+    #[must_use]
+    pub fn all_at(endpoint: Endpoint) -> Self {
+        Self { vpc: endpoint.clone(), ecs: endpoint.clone(), quotas: endpoint }
     }
 
     /// The endpoint of a product.
@@ -75,13 +84,17 @@ impl Endpoints {
         match product {
             Product::Vpc => &self.vpc,
             Product::Ecs => &self.ecs,
+            Product::Quotas => &self.quotas,
         }
     }
 }
 
-/// cn-hangzhou's public endpoints have no region in their names; the internal ones always do.
+/// cn-hangzhou's public endpoints have no region in their names; the internal ones always do. Quota Center has one endpoint, on the internet.
 fn default_authority(product: Product, region: &str, network: Network) -> String {
     let label = product.label();
+    if product == Product::Quotas {
+        return format!("{label}.aliyuncs.com");
+    }
     match (network, region) {
         (Network::Vpc, _) => format!("{label}-vpc.{region}.aliyuncs.com"),
         (Network::Public, "cn-hangzhou") => format!("{label}.aliyuncs.com"),

@@ -11,6 +11,8 @@ pub struct Environment {
     pub vpc_endpoint: Option<String>,
     /// `ECS_ENDPOINT`: host with port, or a URL.
     pub ecs_endpoint: Option<String>,
+    /// `QUOTAS_ENDPOINT`: where Quota Center is.
+    pub quotas_endpoint: Option<String>,
     /// `ALICLOUD_CLIENT_SCHEME`: `HTTP` or `HTTPS`.
     pub client_scheme: Option<String>,
     /// `ACCESS_KEY_ID`.
@@ -28,6 +30,7 @@ impl Environment {
             metadata_endpoint: read("METADATA_ENDPOINT"),
             vpc_endpoint: read("VPC_ENDPOINT"),
             ecs_endpoint: read("ECS_ENDPOINT"),
+            quotas_endpoint: read("QUOTAS_ENDPOINT"),
             client_scheme: read("ALICLOUD_CLIENT_SCHEME"),
             access_key_id: read("ACCESS_KEY_ID"),
             access_key_secret: read("ACCESS_KEY_SECRET"),
@@ -41,6 +44,7 @@ impl fmt::Debug for Environment {
             .field("metadata_endpoint", &self.metadata_endpoint)
             .field("vpc_endpoint", &self.vpc_endpoint)
             .field("ecs_endpoint", &self.ecs_endpoint)
+            .field("quotas_endpoint", &self.quotas_endpoint)
             .field("client_scheme", &self.client_scheme)
             .field("access_key_id", &self.access_key_id)
             .finish_non_exhaustive()

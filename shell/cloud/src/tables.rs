@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use loden_aliyun::{ecs, vpc};
+use loden_aliyun::{ecs, quotas, vpc};
 use loden_routes::model::{
     EntryRef, EntryStatus, EntryType, Instance, InstanceId, NewEntry, NextHop, RouteEntry, RouteTable,
     TableKind, VSwitchId, VpcId, VpcRouteTableId,
@@ -199,6 +199,25 @@ fn refusals(failed: Vec<vpc::FailedRouteEntry>, counted: u32, action: &str) -> R
 }
 
 impl ReadRouteTables for Client {
+    async fn has_ipv6(&self, vpc: &VpcId) -> Result<bool, Failure> {
+        let request = vpc::DescribeVpcAttribute { region_id: None, vpc_id: vpc.0.clone() };
+        let answer = self.call(&request, vpc.as_str()).await?;
+        Ok(!answer.ipv6_cidr_block.is_empty())
+    }
+
+    async fn quota(&self) -> Result<Option<usize>, Failure> {
+        let dimension =
+            quotas::Dimension { key: Some("regionId".to_owned()), value: Some(self.region().to_owned()) };
+        let request = quotas::GetProductQuota {
+            product_code: quotas::VPC.to_owned(),
+            quota_action_code: quotas::ROUTE_ENTRIES.to_owned(),
+            dimensions: vec![dimension],
+        };
+        let total = self.call(&request, quotas::ROUTE_ENTRIES).await?.quota.total_quota;
+        // A whole number on the wire of a type that could be anything.
+        Ok(format!("{total:.0}").parse().ok().filter(|_| total >= 1.0))
+    }
+
     async fn list_tables(&self, vpc_id: &VpcId) -> Result<Vec<RouteTable>, Failure> {
         let mut tables: BTreeMap<String, RouteTable> = BTreeMap::new();
         for page_number in 1..=MOST_PAGES {
@@ -293,6 +312,22 @@ impl ReadRouteTables for Client {
 }
 
 impl WriteRouteTables for Client {
+    async fn repoint(&self, entry: &EntryRef, to: &NewEntry) -> Result<(), Failure> {
+        let by_destination = entry.id.is_empty();
+        let request = vpc::ModifyRouteEntry {
+            route_entry_id: Some(entry.id.clone()).filter(|_| !by_destination),
+            route_table_id: Some(entry.table.0.clone()).filter(|_| by_destination),
+            destination_cidr_block: Some(entry.destination.to_string()).filter(|_| by_destination),
+            new_next_hop_id: Some(to.instance.0.clone()),
+            new_next_hop_type: Some("Instance".to_owned()),
+            route_entry_name: Some(to.name.clone()),
+            description: Some(to.description.clone()),
+            ..vpc::ModifyRouteEntry::default()
+        };
+        self.call(&request, entry.table.as_str()).await?;
+        Ok(())
+    }
+
     async fn create_batch(&self, entries: &[NewEntry]) -> Result<BatchAnswer, Failure> {
         let Some(first) = entries.first() else { return Ok(BatchAnswer::default()) };
         let request = vpc::CreateRouteEntries {

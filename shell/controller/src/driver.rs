@@ -14,7 +14,7 @@ use loden_routes::controller::{
     About, Action, Answer, Call, CallId, Controller, Event, Notice, Poll, Settings, Severity,
 };
 use loden_routes::model::{NetworkUnavailable, VpcId};
-use loden_routes::port::WriteRouteTables;
+use loden_routes::port::{BatchAnswer, WriteRouteTables};
 use loden_telemetry::Readiness;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -355,6 +355,11 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
 
 async fn carry_out<C: WriteRouteTables>(cloud: &C, vpc: &VpcId, call: Call) -> Answer {
     match call {
+        Call::HasIpv6 => Answer::Ipv6(cloud.has_ipv6(vpc).await),
+        Call::Quota => Answer::Quota(cloud.quota().await),
+        Call::Repoint(entry, to) => {
+            Answer::Batch(cloud.repoint(&entry, &to).await.map(|()| BatchAnswer::default()))
+        }
         Call::ListTables => Answer::Tables(cloud.list_tables(vpc).await),
         Call::ListEntries(table) => Answer::Entries(cloud.list_entries(&table).await),
         Call::ReadBack(table, destinations) => Answer::Entries(cloud.read_back(&table, &destinations).await),
@@ -368,6 +373,11 @@ async fn carry_out<C: WriteRouteTables>(cloud: &C, vpc: &VpcId, call: Call) -> A
 
 fn log_call(call: &Call) {
     match call {
+        Call::HasIpv6 => tracing::debug!("looking whether the VPC has IPv6"),
+        Call::Quota => tracing::debug!("reading the quota of route entries"),
+        Call::Repoint(entry, to) => {
+            tracing::info!(table = %entry.table, destination = %entry.destination, from = %entry.next_hop, to = %to.instance, "repointing route entry");
+        }
         Call::ListTables => tracing::debug!("listing route tables"),
         Call::ListEntries(table) => tracing::debug!(%table, "listing route entries"),
         Call::ReadBack(table, destinations) => {
@@ -393,6 +403,8 @@ fn log_call(call: &Call) {
 
 fn log_answer(answer: &Answer) {
     let failure = match answer {
+        Answer::Ipv6(result) => result.as_ref().err(),
+        Answer::Quota(result) => result.as_ref().err(),
         Answer::Tables(result) => result.as_ref().err(),
         Answer::Entries(result) => result.as_ref().err(),
         Answer::Batch(Ok(batch)) => {

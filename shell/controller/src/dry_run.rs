@@ -2,7 +2,7 @@
 //!
 //! The cloud comes in through the reading half of its port and the API server only as a list of nodes, so nothing here could write if it wanted to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::IpNet;
@@ -12,11 +12,11 @@ use loden_routes::check::{Violation, check};
 use loden_routes::controller::Settings;
 use loden_routes::desired::{Desired, desired};
 use loden_routes::mark::Mark;
-use loden_routes::model::InstanceId;
+use loden_routes::model::{InstanceId, Node, VSwitchId, is_ipv6};
 use loden_routes::observed::{Observed, TableView};
 use loden_routes::plan::{Plan, Policy, diff};
 use loden_routes::port::{Failure, INSTANCES_LIMIT, ReadRouteTables};
-use loden_routes::tables::{NoSystemTable, Served};
+use loden_routes::tables::{NoSystemTable, Served, TableChoice};
 
 use crate::ipam::IpamSettings;
 use crate::nodes::node;
@@ -119,7 +119,8 @@ pub async fn dry_run<C: ReadRouteTables>(
         .list_tables(&settings.vpc)
         .await
         .map_err(cloud_error(format!("list the route tables of {}", settings.vpc)))?;
-    let served = Served::choose(&tables, &settings.tables, &settings.vpc)?;
+    let in_use = vswitches(cloud, &known, settings).await?;
+    let served = Served::choose(&tables, &settings.tables, &in_use, &settings.vpc)?;
     preview.tables = served.tables.iter().map(ToString::to_string).collect();
     for table in &served.unusable {
         preview.remarks.push(format!(
@@ -134,7 +135,7 @@ pub async fn dry_run<C: ReadRouteTables>(
         ));
     }
     let mut observed = Observed::new();
-    for table in &served.tables {
+    for table in served.listed() {
         let entries = cloud
             .list_entries(table)
             .await
@@ -145,17 +146,23 @@ pub async fn dry_run<C: ReadRouteTables>(
     let installed = |destination, instance: &InstanceId| {
         observed.values().any(|view| view.good(destination, instance).is_some())
     };
-    let desired = desired(&known, &settings.pod_cidrs, installed);
-    let limits =
-        settings.quota.map(|quota| served.tables.iter().map(|table| (table.clone(), quota)).collect());
-    let policy = Policy {
-        mark: Mark::new(settings.cluster.clone()),
-        cluster: settings.pod_cidrs.clone(),
-        tables: served.tables.clone(),
-        limits: limits.unwrap_or_else(BTreeMap::new),
-        adopted: BTreeSet::new(),
-        on_hold: BTreeSet::new(),
-    };
+    let mut ranges = settings.pod_cidrs.clone();
+    if ranges.iter().any(|net| is_ipv6(*net)) {
+        let read = cloud_error(format!("look whether {} has IPv6", settings.vpc));
+        if !cloud.has_ipv6(&settings.vpc).await.map_err(read)? {
+            ranges.retain(|net| !is_ipv6(*net));
+            preview
+                .remarks
+                .push(format!("{} has no IPv6 range: IPv6 pod CIDRs get no entries", settings.vpc));
+        }
+    }
+    let desired = desired(&known, &ranges, installed);
+    let mark = Mark::new(settings.cluster.clone());
+    let mut policy = Policy::new(mark, settings.pod_cidrs.clone(), served.tables.clone());
+    if let Some(quota) = settings.quota {
+        policy.limits = served.tables.iter().map(|table| (table.clone(), quota)).collect();
+    }
+    policy.kept.clone_from(&served.kept);
     preview.plan = diff(&desired, &observed, &policy, |_| true);
     check(&preview.plan, &desired, &policy, usize::MAX).map_err(DryRunError::Unsafe)?;
     for (node, unserved) in &desired.unserved {
@@ -165,6 +172,25 @@ pub async fn dry_run<C: ReadRouteTables>(
         preview.checks_off = checks_on(cloud, &desired).await?;
     }
     Ok(preview)
+}
+
+/// The vSwitches that the nodes are in, where the choice of tables depends on them.
+async fn vswitches(
+    cloud: &impl ReadRouteTables,
+    nodes: &[Node],
+    settings: &Settings,
+) -> Result<BTreeSet<VSwitchId>, DryRunError> {
+    let mut found = BTreeSet::new();
+    if settings.tables == TableChoice::Discover {
+        let ids: Vec<InstanceId> = nodes.iter().filter_map(|node| node.instance().ok()).collect();
+        for some in ids.chunks(INSTANCES_LIMIT) {
+            let operation = "look at the nodes' instances".to_owned();
+            let failed = |failure| DryRunError::Cloud { operation, failure };
+            let instances = cloud.describe_instances(some).await.map_err(failed)?;
+            found.extend(instances.into_iter().map(|instance| instance.vswitch));
+        }
+    }
+    Ok(found)
 }
 
 async fn checks_on(cloud: &impl ReadRouteTables, desired: &Desired) -> Result<Vec<String>, DryRunError> {

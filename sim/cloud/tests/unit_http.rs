@@ -12,7 +12,9 @@ mod tests {
         AccessKey, CallCause, CallError, Client, Connection, Credentials, Endpoint, Endpoints, Environment,
         Metadata, Options, connect,
     };
-    use loden_routes::model::{EntryRef, InstanceId, NewEntry, NextHop, VpcId, VpcRouteTableId};
+    use loden_routes::model::{
+        self as routes, EntryRef, InstanceId, NewEntry, NextHop, VpcId, VpcRouteTableId,
+    };
     use loden_routes::port::{FailureClass, ReadRouteTables, WriteRouteTables};
     use loden_sim_cloud::control::{self, ControlError};
     use loden_sim_cloud::run::{Bound, RunError, bind};
@@ -70,8 +72,7 @@ mod tests {
 
         fn client_of(&self, credentials: Credentials) -> Client {
             let endpoint = Endpoint { tls: false, authority: self.api.to_string() };
-            Client::new("cn-hangzhou", Endpoints { vpc: endpoint.clone(), ecs: endpoint }, credentials)
-                .unwrap()
+            Client::new("cn-hangzhou", Endpoints::all_at(endpoint), credentials).unwrap()
         }
 
         fn client(&self) -> Client {
@@ -87,6 +88,7 @@ mod tests {
                 metadata_endpoint: Some(format!("http://{}", self.metadata)),
                 vpc_endpoint: Some(self.api.to_string()),
                 ecs_endpoint: Some(self.api.to_string()),
+                quotas_endpoint: Some(self.api.to_string()),
                 client_scheme: Some("HTTP".into()),
                 access_key_id: None,
                 access_key_secret: None,
@@ -117,6 +119,42 @@ mod tests {
             CallCause::Api(api) => &api.code,
             other => panic!("not an answer of the API: {other}"),
         }
+    }
+
+    #[tokio::test]
+    async fn the_port_changes_an_entry_in_place_and_reads_the_quota() {
+        let running = start(Settings { entry_delay_ms: 300, ..Settings::default() }).await;
+        let client = running.client();
+        let one = new_entry("172.20.1.0/24", "i-loden1");
+        assert!(client.create_batch(std::slice::from_ref(&one)).await.unwrap().refused.is_empty());
+        let only = async || client.read_back(&table(), &[one.destination]).await.unwrap().remove(0);
+        let settled = async || {
+            let begun = Instant::now();
+            loop {
+                let entry = only().await;
+                if entry.status == routes::EntryStatus::Available {
+                    return entry;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(20), "{entry:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let entry = settled().await;
+        let old = loden_routes::plan::entry_ref(&entry);
+        let moved = new_entry("172.20.1.0/24", "i-loden2");
+        client.repoint(&old, &moved).await.unwrap();
+        let during = only().await;
+        assert_eq!(during.status, routes::EntryStatus::Modifying);
+        assert_eq!(during.instance(), Some("i-loden1".into()), "packets go the old way until it has settled");
+        let refused = client.repoint(&old, &moved).await.unwrap_err();
+        assert_eq!(refused.class, FailureClass::Busy, "{refused}");
+        let after = settled().await;
+        assert_eq!((&after.id, after.instance()), (&entry.id, Some("i-loden2".into())));
+
+        let nobody = new_entry("172.20.1.0/24", "i-nobody");
+        assert_eq!(client.repoint(&old, &nobody).await.unwrap_err().class, FailureClass::NotFound);
+        assert_eq!(client.quota().await.unwrap(), Some(200));
+        assert!(!client.has_ipv6(&VpcId::from("vpc-loden")).await.unwrap());
     }
 
     #[tokio::test]
@@ -258,12 +296,8 @@ mod tests {
 
         let nowhere = Endpoint { tls: false, authority: "127.0.0.1:1".into() };
         let key = AccessKey { id: "testid".into(), secret: "s".into(), token: None };
-        let client = Client::new(
-            "cn-hangzhou",
-            Endpoints { vpc: nowhere.clone(), ecs: nowhere },
-            Credentials::fixed(key, "x"),
-        )
-        .unwrap();
+        let client =
+            Client::new("cn-hangzhou", Endpoints::all_at(nowhere), Credentials::fixed(key, "x")).unwrap();
         let text = client.call(&request, TABLE).await.unwrap_err().to_string();
         assert!(text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
     }

@@ -44,7 +44,7 @@ mod tests {
         let endpoint = || Endpoint { tls: false, authority: at.api.to_string() };
         let (id, secret) = at.access_key.clone().unwrap();
         let credentials = Credentials::fixed(AccessKey { id, secret, token: None }, "the test");
-        let endpoints = Endpoints { vpc: endpoint(), ecs: endpoint() };
+        let endpoints = Endpoints::all_at(endpoint());
         Running {
             client: Client::new(&at.region, endpoints, credentials).unwrap(),
             control: control::Client::new(&format!("http://{}", at.control)),

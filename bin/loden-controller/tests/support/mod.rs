@@ -170,11 +170,16 @@ impl World {
     }
 
     pub(crate) fn put_entry(&self, destination: &str, instance: &str) {
+        self.put_named_entry("", destination, instance);
+    }
+
+    /// `loden-c1` is the mark of the cluster that controllers here serve.
+    pub(crate) fn put_named_entry(&self, name: &str, destination: &str, instance: &str) {
         let spec = EntrySpec {
             destination: destination.parse().unwrap(),
             next_hops: vec![NextHop::new("Instance", instance)],
             kind: EntryKind::Custom,
-            name: String::new(),
+            name: name.to_owned(),
             description: String::new(),
         };
         self.cloud.insert_entry(&self.table, &spec).unwrap();

@@ -240,6 +240,38 @@ pub struct DeleteRouteEntryAnswer {
     pub request_id: String,
 }
 
+request! {
+    /// Changes an entry's next hop, name or description. The entry is named by its ID, or by table and destination.
+    ModifyRouteEntry in Vpc -> ModifyRouteEntryAnswer {
+        /// Region.
+        region_id: Option<String> = "RegionId",
+        /// The entry.
+        route_entry_id: Option<String> = "RouteEntryId",
+        /// The table, without an ID.
+        route_table_id: Option<String> = "RouteTableId",
+        /// Destination, without an ID.
+        destination_cidr_block: Option<String> = "DestinationCidrBlock",
+        /// The next hop that it gets.
+        new_next_hop_id: Option<String> = "NewNextHopId",
+        /// Type of the next hop that it gets.
+        new_next_hop_type: Option<String> = "NewNextHopType",
+        /// The name that it gets.
+        route_entry_name: Option<String> = "RouteEntryName",
+        /// The description that it gets.
+        description: Option<String> = "Description",
+        /// Only check; success answers the error `DryRunOperation`.
+        dry_run: Option<bool> = "DryRun",
+    }
+}
+
+/// Answer of [`ModifyRouteEntry`]. The entry is Modifying, and then Available again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ModifyRouteEntryAnswer {
+    /// Request.
+    pub request_id: String,
+}
+
 item! {
     /// One entry to create. Its fields are named differently from [`CreateRouteEntry`]'s.
     NewRouteEntry {

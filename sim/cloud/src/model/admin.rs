@@ -309,6 +309,7 @@ impl Cloud {
                 name: spec.name.clone(),
                 description: spec.description.clone(),
                 managed: false,
+                becomes: None,
             },
         );
         self.revision += 1;

@@ -1,6 +1,6 @@
 //! From a call as it arrived to its answer: which action, who calls, and the order of the checks.
 
-use loden_aliyun::{ApiError, Params, Request, codes, ecs, vpc};
+use loden_aliyun::{ApiError, Params, Request, codes, ecs, quotas, vpc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
@@ -125,6 +125,7 @@ actions![
     vpc::DescribeRouteEntryList,
     vpc::CreateRouteEntry,
     vpc::DeleteRouteEntry,
+    vpc::ModifyRouteEntry,
     vpc::CreateRouteEntries,
     vpc::DeleteRouteEntries,
     vpc::GetVpcRouteEntrySummary,
@@ -132,6 +133,7 @@ actions![
     vpc::DeleteRouteTable,
     vpc::AssociateRouteTable,
     vpc::UnassociateRouteTable,
+    quotas::GetProductQuota,
     ecs::DescribeInstances,
     ecs::DescribeNetworkInterfaces,
     ecs::ModifyNetworkInterfaceAttribute,

@@ -7,6 +7,7 @@ mod create;
 mod delete;
 mod destination;
 mod list;
+mod modify;
 
 use std::net::IpAddr;
 

@@ -12,6 +12,7 @@ mod ecs;
 mod entries;
 mod faults;
 mod metadata;
+mod quotas;
 mod state;
 mod summary;
 mod tables;
@@ -162,6 +163,18 @@ struct Entry {
     description: String,
     /// Kept by a cloud product, which alone may delete it.
     managed: bool,
+    /// What it is when the change under way has settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    becomes: Option<Becoming>,
+}
+
+/// A change of an entry that is under way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Becoming {
+    next_hop: Option<NextHop>,
+    name: Option<String>,
+    description: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -312,6 +325,11 @@ impl Cloud {
         } else {
             entry.status = EntryStatus::Available;
             entry.modified = at;
+            if let Some(becoming) = entry.becomes.take() {
+                entry.next_hops = becoming.next_hop.map_or_else(|| entry.next_hops.clone(), |hop| vec![hop]);
+                entry.name = becoming.name.unwrap_or_else(|| entry.name.clone());
+                entry.description = becoming.description.unwrap_or_else(|| entry.description.clone());
+            }
         }
     }
 

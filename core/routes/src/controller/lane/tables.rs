@@ -139,7 +139,7 @@ impl Controller {
             Err(failure) => {
                 self.notices.stand(About::Controller, "QuotaNotRead", "", || {
                     format!(
-                        "cannot read the quota of route entries: {failure}; it is learned when a table is full. Allow quotas:GetProductQuota, or set --route-table-quota"
+                        "cannot read the quota of route entries: {failure}; it is learned when a table is full. Allow quotas:GetProductQuota, or set --route-quota"
                     )
                 });
             }

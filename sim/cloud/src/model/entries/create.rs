@@ -129,6 +129,12 @@ impl Cloud {
         }
     }
 
+    /// Checks a next hop that an entry of the table is to get.
+    pub(super) fn check_new_hop(&self, table: &str, hop: &NextHop) -> Result<(), Refusal> {
+        self.check_next_hop(&self.table(table)?.vpc, hop)?;
+        self.check_next_hop_state(hop)
+    }
+
     fn check_next_hop(&self, vpc: &str, hop: &NextHop) -> Result<(), Refusal> {
         if !NEXT_HOP_TYPES.contains(&hop.kind.as_str()) {
             return Err(Refusal::new(
@@ -253,6 +259,7 @@ impl Cloud {
                 name: wanted.name,
                 description: wanted.description,
                 managed: false,
+                becomes: None,
             },
         );
         self.begin(Unsettled::Entry { table: wanted.table.to_owned(), sequence }, now);

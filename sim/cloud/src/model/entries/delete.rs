@@ -11,13 +11,13 @@ use super::{Refusal, check_stable, read_destination, same_hops};
 use crate::topology::{EntryKind, TableKind};
 
 /// An entry's place.
-struct Found {
-    table: String,
-    sequence: u64,
+pub(super) struct Found {
+    pub(super) table: String,
+    pub(super) sequence: u64,
 }
 
 impl Cloud {
-    fn find_by_id(&self, table: Option<&str>, id: &str) -> Result<Found, Refusal> {
+    pub(super) fn find_by_id(&self, table: Option<&str>, id: &str) -> Result<Found, Refusal> {
         if !id.starts_with("rte-") {
             return Err(Refusal::new(400, "InvalidRouteEntry", "Specified routeEntry not exist."));
         }
@@ -33,15 +33,27 @@ impl Cloud {
             })
     }
 
-    fn find_by_destination(&self, table: &str, destination: &str, hops: &[String]) -> Result<Found, Refusal> {
+    /// The entry of a table with that destination.
+    pub(super) fn find_at(&self, table: &str, destination: &str) -> Result<Found, Refusal> {
         let found = self.table(table)?;
         let destination = read_destination(destination)?;
         let sequence = found.by_destination.get(&destination).ok_or_else(Refusal::no_entry)?;
-        let entry = found.entries.get(sequence).ok_or_else(Refusal::no_entry)?;
+        Ok(Found { table: table.to_owned(), sequence: *sequence })
+    }
+
+    fn find_by_destination(&self, table: &str, destination: &str, hops: &[String]) -> Result<Found, Refusal> {
+        let found = self.find_at(table, destination)?;
+        let entry = self.entry(&found)?;
         if entry.kind == EntryKind::Custom && !same_hops(&entry.next_hops, hops) {
             return Err(Refusal::no_entry());
         }
-        Ok(Found { table: table.to_owned(), sequence: *sequence })
+        Ok(found)
+    }
+
+    /// Refuses a change of an entry that is not a user's, or while something else of the VPC changes.
+    pub(super) fn check_changeable(&self, found: &Found) -> Result<(), Refusal> {
+        self.check_deletable(found)?;
+        self.check_surroundings(found)
     }
 
     fn entry(&self, found: &Found) -> Result<&Entry, Refusal> {
