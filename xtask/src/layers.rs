@@ -27,6 +27,7 @@ const CORE_MAY_USE: &[&str] = &[
     "ipnet",
     "percent-encoding",
     "regex",
+    "regex-lite",
     "serde",
     "serde_json",
     "sha1",

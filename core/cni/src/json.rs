@@ -114,8 +114,13 @@ impl Json {
 
     /// Indented by four spaces, no newline at the end.
     pub fn pretty(&self) -> String {
+        self.indented("    ")
+    }
+
+    /// Indented by `indent`, no newline at the end.
+    pub fn indented(&self, indent: &str) -> String {
         let mut out = String::new();
-        self.write(&mut out, Some("    "), 0);
+        self.write(&mut out, Some(indent), 0);
         out
     }
 
@@ -360,6 +365,19 @@ impl<'a> Fields<'a> {
                 None => Err(Mismatch::new(self.path_of(name), "a whole number", value)),
             },
             Some(other) => Err(Mismatch::new(self.path_of(name), "a whole number", other)),
+        }
+    }
+
+    /// A whole number of up to 64 bits that is not negative.
+    pub fn unsigned(&self, name: &str) -> Result<Option<u64>, Mismatch> {
+        const EXPECTED: &str = "a whole number that is not negative";
+        match self.get(name) {
+            None => Ok(None),
+            Some(value @ Json::Number(number)) => match number.as_u64() {
+                Some(integer) => Ok(Some(integer)),
+                None => Err(Mismatch::new(self.path_of(name), EXPECTED, value)),
+            },
+            Some(other) => Err(Mismatch::new(self.path_of(name), EXPECTED, other)),
         }
     }
 

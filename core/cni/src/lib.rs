@@ -2,11 +2,12 @@
 //!
 //! Owns what a plugin reads and prints: the environment ([`mod@env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
 //! versions and results of every version ([`version`], [`result`]), errors ([`error`]), what a GC spares ([`attachments`]); and the pure half of each plugin:
-//! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], and masquerading ([`masquerade`]). Formats, names and texts
+//! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], [`bandwidth`], [`tuning`], and masquerading ([`masquerade`]). Formats, names and texts
 //! are those of the specification and of the Go plugins, since runtimes, operators and Go plugins on the same node read them.
 
 pub mod args;
 pub mod attachments;
+pub mod bandwidth;
 pub mod bridge;
 pub mod conf;
 pub mod env;
@@ -17,6 +18,7 @@ pub mod json;
 pub mod masquerade;
 pub mod range;
 pub mod result;
+pub mod tuning;
 pub mod version;
 
 pub use attachments::{Attachment, ValidAttachments};

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Address, BridgeConfig, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, PortVlan, Route, Rule,
-    address, link_message, neighbour, path, rule, vlan,
+    Address, BridgeConfig, FdbEntry, LinkSettings, Neighbour, NewLink, NewLinkKind, PortVlan, Qdisc, Route,
+    Rule, address, link_message, neighbour, path, rule, traffic, vlan,
 };
 use crate::wire::Message;
 use crate::{Error, Refusal};
@@ -87,6 +87,17 @@ pub enum Change {
     ReplaceFdb(FdbEntry),
     /// Delete a bridge or VXLAN forwarding entry.
     DeleteFdb(FdbEntry),
+    /// Add a queueing discipline.
+    AddQdisc(Qdisc),
+    /// Delete a queueing discipline with everything that hangs on it.
+    DeleteQdisc(Qdisc),
+    /// Let everything that a link receives leave by another. The link needs an ingress discipline first, and with that the redirection goes.
+    Redirect {
+        /// The link that receives.
+        from: u32,
+        /// The link that sends it on.
+        to: u32,
+    },
 }
 
 impl Change {
@@ -116,6 +127,9 @@ impl Change {
             Self::AppendFdb(e) => neighbour::write_fdb(e, neighbour::FdbVerb::Append),
             Self::ReplaceFdb(e) => neighbour::write_fdb(e, neighbour::FdbVerb::Replace),
             Self::DeleteFdb(e) => neighbour::write_fdb(e, neighbour::FdbVerb::Delete),
+            Self::AddQdisc(q) => traffic::add(q),
+            Self::DeleteQdisc(q) => traffic::delete(q),
+            Self::Redirect { from, to } => traffic::redirect(*from, *to),
         }
     }
 
@@ -139,6 +153,20 @@ impl Change {
                     refusal,
                 }
             }
+            // The kernel says so when it finds no module of that name either.
+            Self::AddQdisc(qdisc) if refusal.errno == libc::ENOENT => {
+                let module = match qdisc.kind.name() {
+                    "tbf" => "sch_tbf",
+                    _ => "sch_ingress",
+                };
+                no_traffic_control(operation, qdisc.kind.name(), module, refusal)
+            }
+            Self::Redirect { .. } if refusal.errno == libc::ENOENT => no_traffic_control(
+                operation,
+                "u32 filter with a mirred action",
+                "cls_u32 act_mirred",
+                refusal,
+            ),
             Self::SetBridge { .. } | Self::AddPortVlan(_) | Self::DeletePortVlan(_)
                 if refusal.errno == libc::EOPNOTSUPP =>
             {
@@ -154,6 +182,15 @@ fn no_vlan_filtering(operation: String, refusal: Refusal) -> Error {
         operation,
         feature: "bridges that filter by VLAN".to_owned(),
         advice: "leave VLAN filtering off or use a kernel with CONFIG_BRIDGE_VLAN_FILTERING".to_owned(),
+        refusal,
+    }
+}
+
+fn no_traffic_control(operation: String, what: &str, modules: &str, refusal: Refusal) -> Error {
+    Error::MissingFeature {
+        operation,
+        feature: format!("{what} for traffic control"),
+        advice: format!("load what it needs (modprobe -a {modules}) or use a kernel that has it"),
         refusal,
     }
 }
@@ -203,6 +240,9 @@ impl fmt::Display for Change {
             Self::AppendFdb(e) => write!(f, "append FDB entry {e}"),
             Self::ReplaceFdb(e) => write!(f, "replace FDB entry {e}"),
             Self::DeleteFdb(e) => write!(f, "delete FDB entry {e}"),
+            Self::AddQdisc(q) => write!(f, "add {q}"),
+            Self::DeleteQdisc(q) => write!(f, "delete {q}"),
+            Self::Redirect { from, to } => write!(f, "redirect what link {from} receives to link {to}"),
         }
     }
 }
@@ -228,6 +268,12 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &LinkSettings) -> fmt::R
     }
     if let Some(on) = settings.promiscuous {
         write!(f, " promisc {}", if on { "on" } else { "off" })?;
+    }
+    if let Some(on) = settings.all_multicast {
+        write!(f, " allmulticast {}", if on { "on" } else { "off" })?;
+    }
+    if let Some(length) = settings.tx_queue_length {
+        write!(f, " txqueuelen {length}")?;
     }
     if let Some(netns) = &settings.netns {
         write!(f, " netns {}", netns.path().display())?;

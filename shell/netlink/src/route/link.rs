@@ -70,6 +70,10 @@ pub struct Link {
     pub alias: Option<String>,
     /// Takes in frames for anybody, because somebody set the flag.
     pub promiscuous: bool,
+    /// Takes in every multicast frame, because somebody set the flag.
+    pub all_multicast: bool,
+    /// How many packets may wait to be sent, for links with a queue of that kind.
+    pub tx_queue_length: u32,
     /// Its settings as a port, if its master is a bridge.
     pub port: Option<BridgePort>,
 }
@@ -273,6 +277,10 @@ pub struct LinkSettings {
     pub alias: Option<String>,
     /// Take in frames for anybody.
     pub promiscuous: Option<bool>,
+    /// Take in every multicast frame.
+    pub all_multicast: Option<bool>,
+    /// How many packets may wait to be sent.
+    pub tx_queue_length: Option<u32>,
     /// Move it to another namespace.
     pub netns: Option<NetNs>,
 }

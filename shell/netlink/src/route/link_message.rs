@@ -65,6 +65,7 @@ const IFLA_IPTUN_REMOTE: u16 = 3;
 
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 const IFF_LOWER_UP: u32 = 0x1_0000;
 /// Leave the statistics out of answers: they are most of the bytes and never asked for.
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
@@ -125,8 +126,8 @@ pub(super) fn create(link: &NewLink) -> Message {
             NewLinkKind::Other(_) => {}
         }
     });
-    if matches!(link.kind, NewLinkKind::Vxlan(_)) {
-        // Peers that made the device the same way find no queue on it.
+    if matches!(&link.kind, NewLinkKind::Vxlan(_)) || link.kind.name() == "ifb" {
+        // Go's flanneld and Go's bandwidth plugin leave these devices without a queue.
         m.u32(IFLA_TXQLEN, 0);
     }
     m
@@ -180,7 +181,9 @@ pub(super) fn set_bridge(index: u32, config: BridgeConfig) -> Message {
 pub(super) fn set(index: u32, settings: &LinkSettings) -> Message {
     let mut flags = 0;
     let mut mask = 0;
-    for (wanted, flag) in [(settings.up, IFF_UP), (settings.promiscuous, IFF_PROMISC)] {
+    for (wanted, flag) in
+        [(settings.up, IFF_UP), (settings.promiscuous, IFF_PROMISC), (settings.all_multicast, IFF_ALLMULTI)]
+    {
         if let Some(on) = wanted {
             flags |= flag_if(on, flag);
             mask |= flag;
@@ -201,6 +204,9 @@ pub(super) fn set(index: u32, settings: &LinkSettings) -> Message {
     }
     if let Some(alias) = &settings.alias {
         m.bytes(IFLA_IFALIAS, alias.as_bytes());
+    }
+    if let Some(length) = settings.tx_queue_length {
+        m.u32(IFLA_TXQLEN, length);
     }
     if let Some(netns) = &settings.netns {
         m.u32(IFLA_NET_NS_FD, raw(netns));
@@ -275,12 +281,15 @@ pub(super) fn read(payload: &[u8]) -> Option<Link> {
         peer_netns_id: None,
         alias: None,
         promiscuous: flags & IFF_PROMISC != 0,
+        all_multicast: flags & IFF_ALLMULTI != 0,
+        tx_queue_length: 0,
         port: None,
     };
     for attr in attrs_after(payload, 16) {
         match attr.kind {
             IFLA_IFNAME => link.name = attr.text(),
             IFLA_MTU => link.mtu = attr.u32()?,
+            IFLA_TXQLEN => link.tx_queue_length = attr.u32()?,
             IFLA_ADDRESS => link.address = attr.value.try_into().ok().map(MacAddress),
             IFLA_OPERSTATE => link.oper_state = oper_state(attr.u8()?),
             IFLA_MASTER => link.master = attr.u32(),

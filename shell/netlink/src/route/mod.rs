@@ -1,4 +1,4 @@
-//! Links, addresses, routes, rules, neighbours, FDB entries and bridge VLANs over rtnetlink.
+//! Links, addresses, routes, rules, neighbours, FDB entries, bridge VLANs and traffic control over rtnetlink.
 //!
 //! [`RouteSocket`] lists them (complete or an error) and applies [`Change`]s, singly or several in one round trip.
 //! Everything carries the interface index the kernel gave the link; names are looked up once by the caller.
@@ -10,6 +10,7 @@ mod link_message;
 mod neighbour;
 mod path;
 mod rule;
+mod traffic;
 mod vlan;
 
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ pub use link::{
 pub use neighbour::{FdbEntry, Neighbour, neighbour_flags, neighbour_state};
 pub use path::{Hop, Route, RouteFilter, RouteKind, protocol, scope, table};
 pub use rule::{Rule, RuleAction};
+pub use traffic::{Qdisc, QdiscKind, TokenBucket, qdisc_handle};
 pub use vlan::PortVlan;
 
 use crate::socket::{NetlinkSocket, parsed};
@@ -186,7 +188,7 @@ mod tests {
             let sane = link_message::read(&payload).is_none_or(|link| link.name.len() <= payload.len());
             let _ = (address::read(&payload), path::read(&payload), path::read_any(&payload));
             let _ = (rule::read(&payload), neighbour::read(&payload), neighbour::read_fdb(&payload));
-            let _ = vlan::read(&payload);
+            let _ = (vlan::read(&payload), traffic::read(&payload));
             prop_assert!(sane);
         }
     }
