@@ -52,6 +52,7 @@ pub const POSTROUTING: &str = "postrouting";
 /// Longest comment that the Go plugins write, in bytes.
 const COMMENT_LIMIT: usize = 128;
 
+/// The first `length` hexadecimal digits of the text's SHA-512.
 pub(crate) fn hash(text: &str, length: usize) -> String {
     let mut hex = String::new();
     for byte in Sha512::digest(text.as_bytes()) {
@@ -61,9 +62,14 @@ pub(crate) fn hash(text: &str, length: usize) -> String {
     hex
 }
 
+/// What [`instance_hash`] starts with for every attachment of a network.
+pub fn network_hash(network: &str) -> String {
+    hash(network, 16)
+}
+
 /// What the comment of every rule of this attachment starts with.
 pub fn instance_hash(network: &str, ifname: &str, container_id: &str) -> String {
-    format!("{}-{}", hash(network, 16), hash(&format!("{ifname}:{container_id}"), 16))
+    format!("{}-{}", network_hash(network), hash(&format!("{ifname}:{container_id}"), 16))
 }
 
 /// The comment of this attachment's rules.

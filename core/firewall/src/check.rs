@@ -7,6 +7,8 @@ use crate::{Action, ChainKind, Family, Hook, Match, Rule, Table};
 
 /// The longest comment nft writes or reads, in bytes.
 pub const MAX_COMMENT: usize = 128;
+/// The longest note beside a comment, in bytes: both fit into the 256 bytes of user data that a rule has.
+pub const MAX_NOTE: usize = 64;
 /// The longest name of a table or chain, in bytes (`NFT_NAME_MAXLEN` without the final NUL).
 pub const MAX_NAME: usize = 255;
 
@@ -111,6 +113,11 @@ impl Table {
 impl Rule {
     /// Says what makes this rule impossible in a table of `family`, leaving aside what it jumps to.
     pub fn check(&self, family: Family) -> Result<(), String> {
+        if let Some(note) = &self.note
+            && (note.len() > MAX_NOTE || note.contains('\0'))
+        {
+            return Err(format!("the note {note:?} must be at most {MAX_NOTE} bytes without NUL"));
+        }
         let fits = |v4: bool| match family {
             Family::Ip => v4,
             Family::Ip6 => !v4,

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use change::{Change, Listed, TableName, changes};
-pub use check::{Invalid, MAX_COMMENT, MAX_NAME};
+pub use check::{Invalid, MAX_COMMENT, MAX_NAME, MAX_NOTE};
 pub use shared::SharedChain;
 pub use text::RuleText;
 
@@ -195,18 +195,28 @@ pub struct Rule {
     pub action: Action,
     /// Free text shown by `nft list`; at most [`MAX_COMMENT`] bytes.
     pub comment: Option<String>,
+    /// Text kept beside the comment, which `nft` neither shows nor minds; at most [`MAX_NOTE`] bytes. For what a
+    /// comment whose form others have fixed cannot say. It is gone once somebody writes the rule again from its text.
+    pub note: Option<String>,
 }
 
 impl Rule {
     /// A rule without a comment.
     pub fn new(matches: impl Into<Vec<Match>>, action: Action) -> Self {
-        Self { matches: matches.into(), action, comment: None }
+        Self { matches: matches.into(), action, comment: None, note: None }
     }
 
     /// The same rule with a comment.
     #[must_use]
     pub fn with_comment(mut self, comment: impl Into<String>) -> Self {
         self.comment = Some(comment.into());
+        self
+    }
+
+    /// The same rule with a note.
+    #[must_use]
+    pub fn with_note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
         self
     }
 

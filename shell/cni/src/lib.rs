@@ -15,6 +15,7 @@ mod host_local;
 mod loopback;
 mod masquerade;
 mod netns;
+mod portmap;
 mod tuning;
 
 use std::io::Read;
@@ -42,12 +43,13 @@ struct Plugin {
 type Act = fn(&Call) -> Result<(), Error>;
 
 /// Every plugin, by name.
-const PLUGINS: [Plugin; 6] = [
+const PLUGINS: [Plugin; 7] = [
     bandwidth::PLUGIN,
     bridge::PLUGIN,
     flannel::PLUGIN,
     host_local::PLUGIN,
     loopback::PLUGIN,
+    portmap::PLUGIN,
     tuning::PLUGIN,
 ];
 
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        let outcome = run_with("portmap", &[("CNI_COMMAND", "VERSION")], "");
+        let outcome = run_with("dhcp", &[("CNI_COMMAND", "VERSION")], "");
         assert!(!outcome.success && outcome.stdout.contains(&names().join(", ")));
         let gc = [("CNI_COMMAND", "GC"), ("CNI_PATH", "/nowhere")];
         let outcome = run_with("host-local", &gc, r#"{"name":"n","cniVersion":"1.1.0"}"#);

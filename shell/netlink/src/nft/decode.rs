@@ -55,7 +55,7 @@ pub(super) fn table(payload: &[u8]) -> Option<TableRow> {
         match attr.kind {
             NFTA_TABLE_NAME => name = Some(attr.text()),
             NFTA_TABLE_FLAGS => flags = attr.be32().unwrap_or(0),
-            NFTA_TABLE_USERDATA => comment = comment_in(attr.value),
+            NFTA_TABLE_USERDATA => comment = record_in(attr.value, UDATA_COMMENT),
             _ => {}
         }
     }
@@ -71,7 +71,7 @@ pub(super) fn chain(payload: &[u8]) -> Option<ChainRow> {
         match attr.kind {
             NFTA_CHAIN_TABLE => table = Some(attr.text()),
             NFTA_CHAIN_NAME => name = Some(attr.text()),
-            NFTA_CHAIN_USERDATA => comment = comment_in(attr.value),
+            NFTA_CHAIN_USERDATA => comment = record_in(attr.value, UDATA_COMMENT),
             NFTA_CHAIN_HOOK => hook = Some(attr.value),
             NFTA_CHAIN_TYPE => kind = Some(attr.text()),
             NFTA_CHAIN_POLICY => policy = attr.be32().unwrap_or(1),
@@ -108,10 +108,11 @@ fn base_of(hook: &[u8], kind: &str, policy: u32) -> Result<Base, String> {
     })
 }
 
-fn comment_in(mut records: &[u8]) -> Option<String> {
+/// The text of the first record of a kind in user data.
+fn record_in(mut records: &[u8], wanted: u8) -> Option<String> {
     while let [kind, len, rest @ ..] = records {
         let value = rest.get(..usize::from(*len))?;
-        if *kind == UDATA_COMMENT {
+        if *kind == wanted {
             let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
             return Some(String::from_utf8_lossy(value.get(..end)?).into_owned());
         }
@@ -123,21 +124,26 @@ fn comment_in(mut records: &[u8]) -> Option<String> {
 /// `None` for a rule of another table.
 pub(super) fn rule(payload: &[u8], of: &TableName) -> Option<RuleRow> {
     let family = family(payload)?;
-    let (mut table, mut chain, mut handle, mut expressions, mut comment) = (None, None, None, &[][..], None);
+    let (mut table, mut chain, mut handle, mut expressions, mut records) =
+        (None, None, None, &[][..], &[][..]);
     for attr in attrs_after(payload, HEADER) {
         match attr.kind {
             NFTA_RULE_TABLE => table = Some(attr.text()),
             NFTA_RULE_CHAIN => chain = Some(attr.text()),
             NFTA_RULE_HANDLE => handle = attr.be64(),
             NFTA_RULE_EXPRESSIONS => expressions = attr.value,
-            NFTA_RULE_USERDATA => comment = comment_in(attr.value),
+            NFTA_RULE_USERDATA => records = attr.value,
             _ => {}
         }
     }
     if family != of.family || table.as_deref() != Some(&of.name) {
         return None;
     }
-    let rule = Reader::new(family).rule(expressions, comment);
+    let rule = Rule {
+        comment: record_in(records, UDATA_COMMENT),
+        note: record_in(records, UDATA_NOTE),
+        ..Reader::new(family).rule(expressions)
+    };
     Some(RuleRow { chain: chain?, handle: handle?, rule })
 }
 
@@ -174,6 +180,12 @@ fn expressions_in(expressions: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
         let name = find(element.value, NFTA_EXPR_NAME).map(|a| a.text()).unwrap_or_default();
         (name, find(element.value, NFTA_EXPR_DATA).map_or(&[][..], |a| a.value))
     })
+}
+
+/// The comment of a listed rule, without reading the rest of it.
+pub(super) fn rule_comment(payload: &[u8]) -> Option<String> {
+    let records = attrs_after(payload, HEADER).find(|attr| attr.kind == NFTA_RULE_USERDATA)?;
+    record_in(records.value, UDATA_COMMENT)
 }
 
 /// The name of a set, an object or a flowtable of this table. A set without a name of its own is part of a rule.
@@ -256,7 +268,7 @@ impl Reader {
         matches!(self.network, Some((_, false))) || self.ether == Some(false)
     }
 
-    fn rule(mut self, expressions: &[u8], comment: Option<String>) -> Rule {
+    fn rule(mut self, expressions: &[u8]) -> Rule {
         let mut names = Vec::new();
         let mut known = true;
         for (name, data) in expressions_in(expressions) {
@@ -265,9 +277,9 @@ impl Reader {
             names.push(jump_in(&name, data).unwrap_or(name));
         }
         if known && !self.dangles() {
-            Rule { matches: self.matches, action: self.action.unwrap_or(Action::Continue), comment }
+            Rule::new(self.matches, self.action.unwrap_or(Action::Continue))
         } else {
-            Rule { matches: vec![Match::Opaque(names.join(" "))], action: Action::Opaque, comment }
+            Rule::new([Match::Opaque(names.join(" "))], Action::Opaque)
         }
     }
 
@@ -656,6 +668,7 @@ mod tests {
             matches in prop::collection::vec(any_match(), 0..5),
             fully_random in any::<bool>(),
             comment in prop::option::of("[a-z ]{1,40}"),
+            note in prop::option::of("[a-z ]{1,64}"),
         ) {
             let families = matches.iter().filter_map(|m| match m {
                 Match::Source { .. } => Some(4),
@@ -670,7 +683,7 @@ mod tests {
             // Packets of two protocols at once do not exist; the kernel would never match such a rule.
             prop_assume!(families.collect::<std::collections::BTreeSet<_>>().len() < 2);
             prop_assume!(transports.collect::<std::collections::BTreeSet<_>>().len() < 2);
-            let written = Rule { matches, action: Action::Masquerade { fully_random }, comment };
+            let written = Rule { matches, action: Action::Masquerade { fully_random }, comment, note };
             let row = rule(&listed(&written), &of()).unwrap();
             prop_assert_eq!(row.handle, 7);
             prop_assert_eq!(row.rule, written);
@@ -686,7 +699,7 @@ mod tests {
             broken.truncate(at);
             broken.extend(&bytes);
             for payload in [&bytes, &broken] {
-                let _ = (named(payload, &of(), true), table(payload), chain(payload), generation(payload), rule(payload, &of()));
+                let _ = (named(payload, &of(), true), rule_comment(payload), table(payload), chain(payload), generation(payload), rule(payload, &of()));
             }
             prop_assert!(rule(&whole, &of()).is_some());
         }

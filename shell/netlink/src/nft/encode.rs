@@ -81,7 +81,11 @@ pub(super) fn change(change: &Change) -> Encoded {
             m.nest(NFTA_RULE_EXPRESSIONS, |m| {
                 expressions = Expressions::of(m, table.family).rule(rule);
             });
-            add_comment(&mut m, NFTA_RULE_USERDATA, rule.comment.as_deref());
+            add_records(
+                &mut m,
+                NFTA_RULE_USERDATA,
+                &[(UDATA_COMMENT, rule.comment.as_deref()), (UDATA_NOTE, rule.note.as_deref())],
+            );
             m
         }
         Change::DeleteRule { table, chain, handle } => {
@@ -124,14 +128,22 @@ fn add_base(m: &mut Message, base: &Base) {
     );
 }
 
-/// User data is a row of records: type, length, value. A comment's value ends with a NUL.
 fn add_comment(m: &mut Message, attr: u16, comment: Option<&str>) {
-    if let Some(comment) = comment {
-        let len = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
-        let mut value = vec![UDATA_COMMENT, len];
-        value.extend(comment.bytes().take(usize::from(len) - 1));
-        value.push(0);
-        m.bytes(attr, &value);
+    add_records(m, attr, &[(UDATA_COMMENT, comment)]);
+}
+
+/// User data is a row of records: type, length, value. The value of a text ends with a NUL.
+fn add_records(m: &mut Message, attr: u16, records: &[(u8, Option<&str>)]) {
+    let mut data = Vec::new();
+    for (kind, text) in records {
+        let Some(text) = text else { continue };
+        let len = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
+        data.extend([*kind, len]);
+        data.extend(text.bytes().take(usize::from(len) - 1));
+        data.push(0);
+    }
+    if !data.is_empty() {
+        m.bytes(attr, &data);
     }
 }
 

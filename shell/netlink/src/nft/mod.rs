@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod lookup;
 mod uapi;
 mod xtables;
 
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use loden_firewall::iptables::Found;
 use loden_firewall::{Chain, Match, Rule, Table};
 pub use loden_firewall::{Change, Listed, TableName, changes};
+pub use lookup::{FoundChain, ListedRule};
 
 use self::uapi::*;
 use crate::socket::{Assembly, NetlinkSocket, parsed};

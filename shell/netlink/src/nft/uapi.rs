@@ -151,3 +151,6 @@ pub(super) const NFTA_COMPAT_INFO: u16 = 3;
 
 /// Type of the comment among the records of user data, the same for tables, chains and rules (libnftnl).
 pub(super) const UDATA_COMMENT: u8 = 0;
+/// Type of [`loden_firewall::Rule::note`] among a rule's records. libnftnl numbers its own upwards from zero and its readers pass over
+/// types they do not know.
+pub(super) const UDATA_NOTE: u8 = 0x4c;

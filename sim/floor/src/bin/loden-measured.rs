@@ -119,11 +119,7 @@ fn desired(count: u16) -> Result<Desired, Error> {
 fn table() -> Table {
     let mut table = Table::new(Family::Ip, nft::TABLE);
     let source = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), 8).into();
-    let rule = Rule {
-        matches: vec![Match::Source { net: source, negated: false }],
-        action: Action::Masquerade { fully_random: false },
-        comment: None,
-    };
+    let rule = Rule::new([Match::source(source)], Action::Masquerade { fully_random: false });
     let base = Base { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100, policy: Policy::Accept };
     table.chains.insert(nft::CHAIN.to_owned(), Chain { base: Some(base), comment: None, rules: vec![rule] });
     table
