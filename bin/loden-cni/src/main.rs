@@ -33,10 +33,10 @@ fn help() -> ExitCode {
         "{OWN_NAME} {version}: the CNI plugins of Loden in one binary, chosen by the name it is called by.\n\
          \n\
          Plugins in this build: {names}\n\
-         Commands: ADD, DEL, CHECK, STATUS, VERSION; GC by bandwidth, host-local, loopback, portmap and tuning, the others refuse it.\n\
+         Commands: ADD, DEL, CHECK, STATUS, VERSION; GC by bandwidth, host-local, loopback, portmap, static and tuning, the others refuse it.\n\
          Not in this build, and refused: bridge's vlan, vlanTrunk and macspoofchk.\n\
          \n\
-         Install it as hard links, symbolic links or copies; with links a plugin that calls another one does so in the same process:\n\
+         Install it as hard links, symbolic links or copies; a plugin that calls another one does so in the same process:\n\
          \n\
          \x20 install -m 755 {OWN_NAME} /opt/cni/bin/{OWN_NAME}\n\
          \x20 for name in {names}; do ln -f /opt/cni/bin/{OWN_NAME} /opt/cni/bin/$name; done\n\

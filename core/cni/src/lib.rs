@@ -2,7 +2,7 @@
 //!
 //! Owns what a plugin reads and prints: the environment ([`mod@env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
 //! versions and results of every version ([`version`], [`result`]), errors ([`error`]), what a GC spares ([`attachments`]); and the pure half of each plugin:
-//! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], [`bandwidth`], [`portmap`], [`tuning`], and masquerading ([`masquerade`]). Formats, names and texts
+//! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], [`static_addresses`], [`bandwidth`], [`portmap`], [`tuning`], and masquerading ([`masquerade`]). Formats, names and texts
 //! are those of the specification and of the Go plugins, since runtimes, operators and Go plugins on the same node read them.
 
 pub mod args;
@@ -19,6 +19,7 @@ pub mod masquerade;
 pub mod portmap;
 pub mod range;
 pub mod result;
+pub mod static_addresses;
 pub mod tuning;
 pub mod version;
 

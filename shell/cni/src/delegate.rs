@@ -1,11 +1,11 @@
 //! Running another plugin: address plugins for `bridge`, the real plugin for `flannel`.
 //!
-//! The program is looked up in `CNI_PATH`, so that an operator's own `host-local` is honoured; only when that turns out to be this very
-//! file is it run in this process, which saves a start and changes nothing else. Bytes in and results out are the same either way.
+//! The program is looked up in `CNI_PATH`, so that an operator's own `host-local` is honoured; only when that turns out to be this
+//! program, by link or by copy, is it run in this process, which saves a start and changes nothing else. Bytes in and results out are the
+//! same either way.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Output, Stdio};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use loden_cni_protocol::error::Error;
 use loden_cni_protocol::{CniResult, Command, Json};
 use loden_netlink::NetNs;
 
+use crate::build_id::is_this_program;
 use crate::call::Call;
 
 /// A program that is being overwritten cannot be started for a moment.
@@ -85,18 +86,15 @@ fn find_in_path(kind: &str, search: &str) -> Result<PathBuf, Error> {
         })
 }
 
-fn is_this_program(path: &Path) -> bool {
-    let identity = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
-    let ours = identity(Path::new("/proc/self/exe"));
-    ours.is_some() && ours == identity(path)
-}
-
 fn start(path: &Path, call: &Call) -> io::Result<Output> {
     let mut attempts = 1;
     let mut child = loop {
+        // The rest of the environment is handed on as it is, tracing and all.
         let spawned = Process::new(path)
             .env("CNI_COMMAND", call.command.as_str())
+            .env("CNI_CONTAINERID", &call.environment.container_id)
             .env("CNI_NETNS", &call.environment.netns)
+            .env("CNI_IFNAME", &call.environment.ifname)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -168,16 +166,5 @@ mod tests {
         );
         assert_eq!(find_in_path("../x", &search).unwrap_err().message, "invalid plugin name: ../x");
         assert_eq!(find_in_path("", &search).unwrap_err().message, "no plugin name provided");
-    }
-
-    #[test]
-    fn this_program_is_recognised_by_any_name() {
-        let root = tempfile::tempdir().unwrap();
-        let exe = std::env::current_exe().unwrap();
-        std::os::unix::fs::symlink(&exe, root.path().join("bridge")).unwrap();
-        std::fs::write(root.path().join("ptp"), "").unwrap();
-        assert!(is_this_program(&root.path().join("bridge")));
-        assert!(!is_this_program(&root.path().join("ptp")));
-        assert!(!is_this_program(&root.path().join("absent")));
     }
 }

@@ -8,6 +8,7 @@
 
 mod bandwidth;
 mod bridge;
+mod build_id;
 mod call;
 mod delegate;
 mod flannel;
@@ -16,6 +17,7 @@ mod loopback;
 mod masquerade;
 mod netns;
 mod portmap;
+mod static_addresses;
 mod tuning;
 
 use std::io::Read;
@@ -43,13 +45,14 @@ struct Plugin {
 type Act = fn(&Call) -> Result<(), Error>;
 
 /// Every plugin, by name.
-const PLUGINS: [Plugin; 7] = [
+const PLUGINS: [Plugin; 8] = [
     bandwidth::PLUGIN,
     bridge::PLUGIN,
     flannel::PLUGIN,
     host_local::PLUGIN,
     loopback::PLUGIN,
     portmap::PLUGIN,
+    static_addresses::PLUGIN,
     tuning::PLUGIN,
 ];
 
