@@ -1,22 +1,22 @@
 //! Configuration of the `bridge` plugin.
 //!
-//! Keys, defaults and refusals are those of the Go plugin. What this build does not have is refused by name: a bridge without the VLAN or
-//! the filter that an operator asked for would look alike and be open.
-
-use std::net::IpAddr;
+//! Keys, defaults and refusals are those of the Go plugin. A key that is read wrongly gives a bridge without the VLAN or the filter that an
+//! operator asked for: it would look alike and be open.
 
 use ipnet::IpNet;
 
 use crate::args::Args;
 use crate::conf::{Config, load_error};
-use crate::error::{Error, code};
-use crate::json::{Fields, Json};
-use crate::masquerade;
+use crate::error::Error;
+use crate::json::Fields;
+use crate::link::{ContainerLink, MacAddress, parse_mac};
 use crate::range::next;
-use crate::result::{CniResult, Dns, Route};
+use crate::result::{CniResult, Route};
+use crate::version::Family;
+use crate::vlan::PortVlans;
 
-/// A hardware address.
-pub type MacAddress = [u8; 6];
+/// The longest name of a link, in bytes.
+const NAME_LIMIT: usize = 15;
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,26 +29,22 @@ pub struct BridgeConfig {
     pub is_default_gateway: bool,
     /// A conflicting address of the bridge is replaced rather than refused.
     pub force_address: bool,
-    /// Traffic of the container to other networks takes the node's address.
-    pub masquerade: bool,
-    /// What does that; `None` leaves it to what the node has.
-    pub masquerade_backend: Option<masquerade::Backend>,
-    /// MTU of both ends and of a bridge that is made, in bytes; zero leaves the kernel's.
-    pub mtu: u32,
+    /// What is said about the container's link; its MTU is also that of a bridge that is made.
+    pub link: ContainerLink,
     /// The bridge may send a packet back by the port it came in.
     pub hairpin: bool,
     /// The bridge accepts every frame.
     pub promiscuous: bool,
     /// Ports with this flag do not see each other.
     pub isolated: bool,
-    /// IPv6 duplicate address detection runs on the container's link.
-    pub duplicate_detection: bool,
+    /// The VLANs of the container's port.
+    pub vlans: PortVlans,
+    /// The container may send only from its own hardware address.
+    pub spoof_check: bool,
     /// The container's link stays down.
     pub link_disabled: bool,
     /// Hardware address for the container's link.
     pub mac: Option<MacAddress>,
-    /// Replaces the address plugin's name resolution when it says anything.
-    pub dns: Dns,
     /// Name of the address plugin; `None` makes a link without addresses.
     pub ipam: Option<String>,
 }
@@ -57,30 +53,31 @@ impl BridgeConfig {
     /// Reads and checks a configuration; `args` is `CNI_ARGS`.
     ///
     /// # Errors
-    /// Keys of the wrong type, combinations that exclude each other, and ([`code::UNSUPPORTED_FIELD`]) what this build does not have.
+    /// Keys of the wrong type, values out of range, combinations that exclude each other, and a result that the configuration's version
+    /// cannot say.
     pub fn parse(config: &Config, args: &str) -> Result<Self, Error> {
-        let fields = config.fields()?;
-        refuse_unbuilt(&fields)?;
-        Self::read(config, &fields, args)
+        let read = Self::read(config, &config.fields()?, args)?;
+        if read.ipam.is_none() && Family::of(&config.version) == Some(Family::V02) {
+            return Err(Error::internal("cannot convert: no valid IP addresses").with_details(format!(
+                "results of version {} have addresses and nothing else; set `ipam`, or a `cniVersion` from 0.3.0 on",
+                config.version
+            )));
+        }
+        Ok(read)
     }
 
-    /// Reads a configuration for DEL, which must also undo what another build of the plugin did: VLANs do not matter to it.
+    /// Reads a configuration for DEL and GC, which need no result.
     ///
     /// # Errors
-    /// As [`BridgeConfig::parse`]; of what this build does not have only `macspoofchk`, whose filter would stay.
+    /// As [`BridgeConfig::parse`], whatever the version.
     pub fn parse_for_removal(config: &Config, args: &str) -> Result<Self, Error> {
-        let fields = config.fields()?;
-        refuse_filter(&fields)?;
-        Self::read(config, &fields, args)
+        Self::read(config, &config.fields()?, args)
     }
 
     fn read(config: &Config, fields: &Fields<'_>, args: &str) -> Result<Self, Error> {
         let flag = |name| fields.bool(name).map(Option::unwrap_or_default).map_err(load_error);
-        let mtu = fields.integer("mtu").map_err(load_error)?.unwrap_or_default();
-        let mtu = u32::try_from(mtu)
-            .ok()
-            .filter(|&mtu| mtu <= 65_535)
-            .ok_or_else(|| Error::internal(format!("invalid MTU {mtu} (must be between 0 and 65535)")))?;
+        let link = ContainerLink::parse(fields)?;
+        let vlans = PortVlans::parse(fields)?;
         let (hairpin, promiscuous) = (flag("hairpinMode")?, flag("promiscMode")?);
         if hairpin && promiscuous {
             return Err(Error::internal("cannot set hairpin mode and promiscuous mode at the same time"));
@@ -91,33 +88,33 @@ impl BridgeConfig {
             return Err(Error::internal("cannot use IPAM when DisableContainerInterface flag is set"));
         }
         let is_default_gateway = flag("isDefaultGateway")?;
-        let bridge = match fields.string("bridge").map_err(load_error)? {
-            None | Some("") => "cni0",
-            Some(name) if name.len() > 15 || name.contains('/') => {
-                return Err(Error::internal(format!(
-                    "`bridge`: {name:?} cannot be a link's name (at most 15 bytes, no slash)"
-                )));
-            }
-            Some(name) => name,
-        };
-        let dns = fields.object("dns").map_err(load_error)?.map(|dns| Dns::parse(&dns)).transpose();
-        Ok(Self {
-            bridge: bridge.to_owned(),
+        let read = Self {
+            bridge: bridge_name(fields)?,
             is_gateway: flag("isGateway")? || is_default_gateway,
             is_default_gateway,
             force_address: flag("forceAddress")?,
-            masquerade: flag("ipMasq")?,
-            masquerade_backend: masquerade::Backend::of(fields)?,
-            mtu,
+            link,
             hairpin,
             promiscuous,
             isolated: flag("portIsolation")?,
-            duplicate_detection: flag("enabledad")?,
+            vlans,
+            spoof_check: flag("macspoofchk")?,
             link_disabled,
             mac: requested_mac(fields, args)?,
-            dns: dns.map_err(load_error)?.unwrap_or_default(),
             ipam,
-        })
+        };
+        if let Some(name) = read.vlan_gateway().filter(|name| name.len() > NAME_LIMIT) {
+            return Err(Error::internal(format!(
+                "the gateway of VLAN {} would be link {name:?}, which is longer than {NAME_LIMIT} bytes; give `bridge` a shorter name",
+                read.vlans.access.unwrap_or_default()
+            )));
+        }
+        Ok(read)
+    }
+
+    /// The link that carries the gateway address instead of the bridge: in a VLAN, a port of its own.
+    pub fn vlan_gateway(&self) -> Option<String> {
+        self.vlans.access.filter(|_| self.is_gateway).map(|vlan| format!("{}.{vlan}", self.bridge))
     }
 
     /// Completes what the address plugin said: every address belongs to the container's link (index 2 of the result), gateways that are
@@ -173,51 +170,14 @@ fn everything(is_ipv4: bool) -> IpNet {
     if is_ipv4 { IpNet::V4(ipnet::Ipv4Net::default()) } else { IpNet::V6(ipnet::Ipv6Net::default()) }
 }
 
-/// The next hop that a route of the result means: its own, else the first gateway of the same family.
-pub fn next_hop_of(route: &Route, result: &CniResult) -> Option<IpAddr> {
-    route.next_hop.or_else(|| {
-        result
-            .ips
-            .iter()
-            .filter(|ip| ip.address.addr().is_ipv4() == route.dst.addr().is_ipv4())
-            .find_map(|ip| ip.gateway)
-    })
-}
-
-fn unbuilt(key: &str, value: &Json) -> Error {
-    Error::new(
-        code::UNSUPPORTED_FIELD,
-        format!(
-            "bridge: `{key}` = {} is not supported by this build; remove the key or use the Go bridge plugin",
-            value.compact()
-        ),
-    )
-}
-
-fn refuse_filter(fields: &Fields<'_>) -> Result<(), Error> {
-    if fields.bool("macspoofchk").map_err(load_error)? == Some(true) {
-        return Err(unbuilt("macspoofchk", &Json::Bool(true)));
+fn bridge_name(fields: &Fields<'_>) -> Result<String, Error> {
+    match fields.string("bridge").map_err(load_error)? {
+        None | Some("") => Ok("cni0".to_owned()),
+        Some(name) if name.len() > NAME_LIMIT || name.contains('/') => Err(Error::internal(format!(
+            "`bridge`: {name:?} cannot be a link's name (at most {NAME_LIMIT} bytes, no slash)"
+        ))),
+        Some(name) => Ok(name.to_owned()),
     }
-    Ok(())
-}
-
-fn refuse_unbuilt(fields: &Fields<'_>) -> Result<(), Error> {
-    let vlan = fields.integer("vlan").map_err(load_error)?.unwrap_or_default();
-    if !(0..=4094).contains(&vlan) {
-        return Err(Error::internal(format!("invalid VLAN ID {vlan} (must be between 0 and 4094)")));
-    }
-    if vlan != 0 {
-        return Err(unbuilt("vlan", &Json::from(vlan)));
-    }
-    if !fields.array("vlanTrunk").map_err(load_error)?.is_empty()
-        && let Some(value) = fields.get("vlanTrunk")
-    {
-        return Err(unbuilt("vlanTrunk", value));
-    }
-    refuse_filter(fields)?;
-    // Without VLANs it has no effect, so its value does not matter; its type does.
-    fields.bool("preserveDefaultVlan").map_err(load_error)?;
-    Ok(())
 }
 
 /// The container link's hardware address: `CNI_ARGS`, overruled by `args.cni.mac`, overruled by `runtimeConfig.mac`.
@@ -236,39 +196,21 @@ fn requested_mac(fields: &Fields<'_>, args: &str) -> Result<Option<MacAddress>, 
         .transpose()
 }
 
-/// Six bytes in hexadecimal, separated by `:` or `-`.
-pub fn parse_mac(text: &str) -> Option<MacAddress> {
-    let separator = if text.contains('-') { '-' } else { ':' };
-    let mut mac = MacAddress::default();
-    let mut parts = text.split(separator);
-    for byte in &mut mac {
-        let part = parts
-            .next()
-            .filter(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}
-
-/// Lower case, separated by `:`.
-pub fn format_mac(mac: &[u8]) -> String {
-    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::{format_mac, next_hop_of};
     use crate::result::IpConfig;
 
     fn parse(text: &str) -> Result<BridgeConfig, Error> {
-        BridgeConfig::parse(&Config::parse(text.as_bytes()).unwrap(), "")
+        BridgeConfig::parse_for_removal(&Config::parse(text.as_bytes()).unwrap(), "")
     }
 
     #[test]
     fn defaults() {
         let config = parse(r#"{"name":"n"}"#).unwrap();
         assert_eq!(config.bridge, "cni0");
-        assert!(!config.is_gateway && !config.masquerade && !config.hairpin && config.ipam.is_none());
+        assert!(!config.is_gateway && !config.link.masquerade && !config.hairpin && config.ipam.is_none());
         assert!(parse(r#"{"name":"n","isDefaultGateway":true}"#).unwrap().is_gateway);
     }
 
@@ -283,20 +225,35 @@ mod tests {
             message(r#"{"name":"n","disableContainerInterface":true,"ipam":{"type":"x"}}"#),
             "cannot use IPAM when DisableContainerInterface flag is set"
         );
-        assert_eq!(message(r#"{"name":"n","ipMasqBackend":"x"}"#), "unknown ipmasq backend \"x\"");
         assert!(message(r#"{"name":"n","vlan":4095}"#).starts_with("invalid VLAN ID 4095"));
-        for text in [
-            r#"{"name":"n","vlan":5}"#,
-            r#"{"name":"n","vlanTrunk":[{"id":5}]}"#,
-            r#"{"name":"n","macspoofchk":true}"#,
-        ] {
-            assert_eq!(parse(text).unwrap_err().code, code::UNSUPPORTED_FIELD, "{text}");
-        }
-        assert!(
-            parse(r#"{"name":"n","vlan":0,"vlanTrunk":[],"macspoofchk":false,"preserveDefaultVlan":true}"#)
-                .is_ok()
-        );
         assert!(message(r#"{"name":"n","bridge":"abcdefghijklmnop"}"#).contains("abcdefghijklmnop"));
+        assert!(
+            message(r#"{"name":"n","bridge":"abcdefghijklm","vlan":17,"isGateway":true}"#)
+                .contains("\"abcdefghijklm.17\", which is longer than 15 bytes")
+        );
+    }
+
+    #[test]
+    fn a_result_that_the_version_cannot_say_is_refused_first() {
+        for version in ["", "0.1.0", "0.2.0"] {
+            let text = format!(r#"{{"name":"n","cniVersion":"{version}"}}"#);
+            let config = Config::parse(text.as_bytes()).unwrap();
+            let error = BridgeConfig::parse(&config, "").unwrap_err();
+            assert_eq!(error.message, "cannot convert: no valid IP addresses");
+            assert!(BridgeConfig::parse_for_removal(&config, "").is_ok());
+        }
+    }
+
+    #[test]
+    fn a_gateway_in_a_vlan_is_a_link_of_its_own() {
+        let gateway = |text| parse(text).unwrap().vlan_gateway();
+        assert_eq!(
+            gateway(r#"{"name":"n","cniVersion":"1.0.0","bridge":"br1","vlan":17,"isGateway":true}"#)
+                .as_deref(),
+            Some("br1.17")
+        );
+        assert_eq!(gateway(r#"{"name":"n","cniVersion":"1.0.0","vlan":17}"#), None);
+        assert_eq!(gateway(r#"{"name":"n","cniVersion":"1.0.0","isGateway":true}"#), None);
     }
 
     #[test]
@@ -305,13 +262,13 @@ mod tests {
             br#"{"name":"n","args":{"cni":{"mac":"02:00:00:00:00:02"}},"runtimeConfig":{"mac":"02-00-00-00-00-03"}}"#,
         )
         .unwrap();
-        let mac = |config: &Config, args| BridgeConfig::parse(config, args).unwrap().mac;
+        let mac = |config: &Config, args| BridgeConfig::parse_for_removal(config, args).unwrap().mac;
         assert_eq!(mac(&config, "MAC=02:00:00:00:00:01"), Some([2, 0, 0, 0, 0, 3]));
         let config = Config::parse(br#"{"name":"n","args":{"cni":{"mac":"02:00:00:00:00:02"}}}"#).unwrap();
         assert_eq!(mac(&config, "MAC=02:00:00:00:00:01"), Some([2, 0, 0, 0, 0, 2]));
         let config = Config::parse(br#"{"name":"n"}"#).unwrap();
         assert_eq!(mac(&config, "MAC=02:00:00:00:00:01"), Some([2, 0, 0, 0, 0, 1]));
-        assert!(BridgeConfig::parse(&config, "MAC=xx").unwrap_err().message.contains("\"xx\""));
+        assert!(BridgeConfig::parse_for_removal(&config, "MAC=xx").unwrap_err().message.contains("\"xx\""));
         assert_eq!(format_mac(&[2, 0, 0, 0, 0, 0xab]), "02:00:00:00:00:ab");
     }
 

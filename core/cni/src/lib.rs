@@ -2,7 +2,8 @@
 //!
 //! Owns what a plugin reads and prints: the environment ([`mod@env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
 //! versions and results of every version ([`version`], [`result`]), errors ([`error`]), what a GC spares ([`attachments`]); and the pure half of each plugin:
-//! [`bridge`], [`host_local`] with its address ranges ([`range`]), [`flannel`], [`static_addresses`], [`bandwidth`], [`portmap`], [`tuning`], and masquerading ([`masquerade`]). Formats, names and texts
+//! [`bridge`] and [`ptp`] with what they share ([`link`], [`vlan`], [`spoof`], [`mark`]), [`host_local`] with its address ranges ([`range`]),
+//! [`flannel`], [`static_addresses`], [`bandwidth`], [`portmap`], [`tuning`], and masquerading ([`masquerade`]). Formats, names and texts
 //! are those of the specification and of the Go plugins, since runtimes, operators and Go plugins on the same node read them.
 
 pub mod args;
@@ -15,13 +16,18 @@ pub mod error;
 pub mod flannel;
 pub mod host_local;
 pub mod json;
+pub mod link;
+pub mod mark;
 pub mod masquerade;
 pub mod portmap;
+pub mod ptp;
 pub mod range;
 pub mod result;
+pub mod spoof;
 pub mod static_addresses;
 pub mod tuning;
 pub mod version;
+pub mod vlan;
 
 pub use attachments::{Attachment, ValidAttachments};
 pub use conf::Config;

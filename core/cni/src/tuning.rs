@@ -6,10 +6,10 @@
 use regex_lite::Regex;
 
 use crate::args::Args;
-use crate::bridge::{format_mac, parse_mac};
 use crate::conf::{Config, load_error};
 use crate::error::Error;
 use crate::json::{Fields, Json, Mismatch};
+use crate::link::{format_mac, parse_mac};
 
 /// Where the files with former attributes are, unless `dataDir` says otherwise.
 const DATA_DIR: &str = "/run/cni/tuning";

@@ -16,7 +16,10 @@ mod host_local;
 mod loopback;
 mod masquerade;
 mod netns;
+mod pair;
 mod portmap;
+mod ptp;
+mod spoof;
 mod static_addresses;
 mod tuning;
 
@@ -45,7 +48,7 @@ struct Plugin {
 type Act = fn(&Call) -> Result<(), Error>;
 
 /// Every plugin, by name.
-const PLUGINS: [Plugin; 8] = [
+const PLUGINS: [Plugin; 9] = [
     bandwidth::PLUGIN,
     bridge::PLUGIN,
     flannel::PLUGIN,
@@ -53,6 +56,7 @@ const PLUGINS: [Plugin; 8] = [
     loopback::PLUGIN,
     portmap::PLUGIN,
     static_addresses::PLUGIN,
+    ptp::PLUGIN,
     tuning::PLUGIN,
 ];
 

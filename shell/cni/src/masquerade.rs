@@ -68,7 +68,6 @@ pub(crate) fn remove(network: &str, ifname: &str, container_id: &str) -> Result<
 }
 
 /// Takes away the rules of the network's attachments that are not valid any more, whichever backend made them.
-#[expect(dead_code, reason = "the GC of bridge and ptp calls it")]
 pub(crate) fn gc(network: &str, valid: &ValidAttachments) -> Result<(), Error> {
     let stale = Stale::of(network, valid);
     let own = remove_where("collect", |comment| stale.has(comment));

@@ -105,6 +105,7 @@ fn routes_and_rules_come_back_as_they_went_in() {
     six.metric = Some(1024);
     let mut with_mtu = Route::new(net("10.8.0.0/16")).via(ip("10.0.0.2")).dev(link).by(77).onlink();
     with_mtu.mtu = Some(1400);
+    with_mtu.advmss = Some(1360);
     with_mtu.source = Some(ip("10.0.0.1"));
     let wanted = [with_mtu, blackhole, multi, six];
     for route in &wanted {

@@ -129,6 +129,10 @@ fn a_bridge_keeps_vlans_apart() {
     assert!(rt.vlans(None).unwrap().contains(&trunk));
     rt.apply(&Change::DeletePortVlan(trunk)).unwrap();
     assert!(!rt.vlans(None).unwrap().contains(&trunk));
+    let trunk = Change::AddPortVlans { index: ports[1], first: 2000, last: 2999 };
+    rt.apply(&trunk).unwrap();
+    let tagged = rt.vlans(Some(ports[1])).unwrap().into_iter().filter(|vlan| vlan.vlan >= 2000);
+    assert!(tagged.eq((2000..3000).map(|vlan| PortVlan::tagged(ports[1], vlan))), "a range is all of it");
     let error = rt.apply(&Change::AddPortVlan(PortVlan::tagged(ports[0], 4095))).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot add VLAN 4095 on link {}: ", ports[0])), "{error}");
 }

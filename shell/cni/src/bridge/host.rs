@@ -1,19 +1,19 @@
 //! The host's side: the bridge, its gateway address, and the port of the pair on it.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use loden_cni_protocol::bridge::BridgeConfig;
 use loden_cni_protocol::error::Error;
+use loden_cni_protocol::vlan::PortVlans;
 use loden_lease::{gateway_mark, parse_gateway_mark};
 use loden_netlink::{
-    Address, Change, IpFamily, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind, OperState,
-    RouteSocket, sysctl,
+    Change, IpFamily, Link, LinkKind, LinkSettings, MacAddress, NewLink, NewLinkKind, OperState, PortVlan,
+    RouteSocket, VethPeer,
 };
 
-use super::kernel;
+use crate::pair::host::{address, look_up, quieten};
+use crate::pair::{kernel, random, random_name};
 
 /// How long the port may take to pass packets.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
@@ -47,10 +47,11 @@ fn make_bridge(socket: &mut RouteSocket, config: &BridgeConfig) -> Result<Link, 
     let [first, ..] = &mut address;
     // Locally administered, not multicast.
     *first = (*first | 2) & !1;
+    let kind = loden_netlink::BridgeConfig { vlan_filtering: !config.vlans.is_empty() };
     let new = NewLink {
-        mtu: (config.mtu != 0).then_some(config.mtu),
+        mtu: config.link.mtu(),
         address: Some(MacAddress(address)),
-        ..NewLink::new(&config.bridge, NewLinkKind::Bridge(loden_netlink::BridgeConfig::default()))
+        ..NewLink::new(&config.bridge, NewLinkKind::Bridge(kind))
     };
     match socket.create_link(&new) {
         // Another container's ADD was faster.
@@ -62,46 +63,116 @@ fn make_bridge(socket: &mut RouteSocket, config: &BridgeConfig) -> Result<Link, 
     }
 }
 
-/// Fills `bytes` with random bytes from the kernel.
-pub(super) fn random(bytes: &mut [u8]) -> Result<(), Error> {
-    match rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(length) if length == bytes.len() => Ok(()),
-        Ok(_) => Err(Error::internal("the kernel gave too few random bytes")),
-        Err(error) => Err(Error::internal(format!("could not get random bytes: {error}"))),
-    }
+/// How a link becomes a port of the bridge.
+#[derive(Clone, Debug)]
+pub(super) struct NewPort<'a> {
+    pub(super) index: u32,
+    /// What to note on it.
+    pub(super) alias: Option<String>,
+    pub(super) hairpin: bool,
+    pub(super) isolated: bool,
+    pub(super) vlans: &'a PortVlans,
 }
 
-/// Puts the port on the bridge and brings it up.
-pub(super) fn enslave(
+/// Puts the port on the bridge and into its VLANs, and brings it up.
+pub(super) fn enslave(socket: &mut RouteSocket, bridge: &Link, port: NewPort<'_>) -> Result<(), Error> {
+    let NewPort { index, alias, hairpin, isolated, vlans } = port;
+    let settings =
+        LinkSettings { up: Some(true), master: Some(bridge.index), alias, ..LinkSettings::default() };
+    let mut changes = vec![
+        Change::SetLink { index, settings },
+        Change::SetBridgePort { index, hairpin: Some(hairpin), isolated: Some(isolated), learning: None },
+    ];
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::internal(format!("failed to connect the port to bridge {}: {error}", bridge.name))
+    };
+    if !vlans.is_empty() {
+        // Only a port is in the VLAN that the bridge gives it.
+        socket.apply_all(&changes).map_err(|error| failed(&error))?;
+        changes = vlan_changes(index, &socket.vlans(Some(index)).map_err(kernel)?, vlans);
+    }
+    socket.apply_all(&changes).map_err(|error| failed(&error))
+}
+
+/// What makes a port that is in the VLANs `present` one of `vlans`. It leaves the old ones first: their frames must not pass meanwhile.
+fn vlan_changes(index: u32, present: &[PortVlan], vlans: &PortVlans) -> Vec<Change> {
+    let untagged = vlans.untagged().map(|id| PortVlan::access(index, id));
+    let strangers = present.iter().filter(|vlan| !vlans.keeps_default && !vlans.has(vlan.vlan));
+    let mut changes: Vec<Change> = strangers.map(|vlan| Change::DeletePortVlan(*vlan)).collect();
+    changes.extend(untagged.filter(|vlan| !present.contains(vlan)).map(Change::AddPortVlan));
+    for (first, last) in vlans.tagged_apart() {
+        changes.push(if first == last {
+            Change::AddPortVlan(PortVlan::tagged(index, first))
+        } else {
+            Change::AddPortVlans { index, first, last }
+        });
+    }
+    changes
+}
+
+/// The link that carries the VLAN's gateway address: one end of a pair whose other end is a port of the bridge in that VLAN. Made on
+/// demand and never removed, like the bridge.
+pub(super) fn vlan_gateway(
     socket: &mut RouteSocket,
-    port: u32,
     bridge: &Link,
-    config: &BridgeConfig,
-) -> Result<(), Error> {
-    let settings = LinkSettings { up: Some(true), master: Some(bridge.index), ..LinkSettings::default() };
-    socket
-        .apply_all(&[
-            Change::SetLink { index: port, settings },
-            Change::SetBridgePort {
-                index: port,
-                hairpin: Some(config.hairpin),
-                isolated: Some(config.isolated),
-                learning: None,
-            },
-        ])
-        .map_err(|error| {
-            Error::internal(format!("failed to connect the port to bridge {}: {error}", bridge.name))
-        })
+    name: &str,
+    vlans: &PortVlans,
+) -> Result<Link, Error> {
+    let found = match socket.link_by_name(name).map_err(kernel)? {
+        Some(link) => link,
+        None => make_vlan_gateway(socket, bridge, name)?,
+    };
+    let far = match found.lower {
+        Some(index) if found.kind == LinkKind::Veth => socket.link_by_index(index).map_err(kernel)?,
+        _ => None,
+    };
+    let far = far.ok_or_else(|| {
+        Error::internal(format!("{name:?} already exists but is not the gateway link of its VLAN"))
+    })?;
+    // Whoever made it may have been killed before it was whole.
+    if far.master != Some(bridge.index) || !far.up || !found.up {
+        let port = NewPort {
+            index: far.index,
+            alias: None,
+            hairpin: false,
+            isolated: false,
+            vlans: &vlans.access_only(),
+        };
+        enslave(socket, bridge, port)?;
+        socket.set_link(found.index, LinkSettings::up()).map_err(kernel)?;
+        quieten(&[name, &far.name]);
+    }
+    Ok(found)
 }
 
-/// Router advertisements must not configure the host through its containers. Hosts without IPv6 have nothing to set.
-pub(super) fn quieten(links: &[&str]) {
-    for link in links {
-        let _ = sysctl::write(&format!("net/ipv6/conf/{link}/accept_ra"), "0");
+fn make_vlan_gateway(socket: &mut RouteSocket, bridge: &Link, name: &str) -> Result<Link, Error> {
+    let mtu = Some(bridge.mtu);
+    let peer = VethPeer { name: random_name()?, mtu, ..VethPeer::default() };
+    match socket.create_link(&NewLink { mtu, ..NewLink::new(name, NewLinkKind::Veth(peer)) }) {
+        // Another container's ADD was faster.
+        Err(error) if error.is_already_there() => socket
+            .link_by_name(name)
+            .map_err(kernel)?
+            .ok_or_else(|| Error::internal(format!("link {name:?} vanished as it was made"))),
+        made => made.map_err(|error| {
+            Error::internal(format!("failed to create vlan gateway {name:?}: {}", kernel(error)))
+        }),
     }
 }
 
-/// Gives the bridge its gateway addresses and marks it as ours to heal.
+/// A bridge that was there before keeps its settings; one that does not look at VLANs lets them all through to each other.
+pub(super) fn check_vlans(bridge: &Link, config: &BridgeConfig) -> Result<(), Error> {
+    let filters = matches!(&bridge.kind, LinkKind::Bridge(kind) if kind.vlan_filtering);
+    if config.vlans.is_empty() || filters {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "bridge {0} does not filter by VLAN, so its VLANs reach each other; turn it on (ip link set {0} type bridge vlan_filtering 1), or remove the bridge while no container is on it",
+        bridge.name
+    )))
+}
+
+/// Gives the bridge, or the link of its VLAN, its gateway addresses and marks it as ours to heal.
 pub(super) fn give_addresses(
     socket: &mut RouteSocket,
     bridge: &Link,
@@ -167,39 +238,6 @@ fn conflicts(present: IpNet, wanted: IpNet) -> bool {
     wanted.addr().is_ipv4() || present.contains(&wanted.addr()) || wanted.contains(&present.addr())
 }
 
-/// An address with the broadcast address that the Go plugins set.
-pub(super) fn address(index: u32, net: IpNet) -> Address {
-    let broadcast: Option<Ipv4Addr> = match net {
-        IpNet::V4(net) if net.prefix_len() < 31 => Some(net.broadcast()),
-        _ => None,
-    };
-    Address { broadcast, ..Address::new(index, net) }
-}
-
-/// Makes the node forward packets of the families given.
-pub(super) fn forward(gateways: &[IpNet]) -> Result<(), Error> {
-    for (is_ipv4, key) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
-        let wanted = gateways.iter().any(|net| matches!(net.addr(), IpAddr::V4(_)) == is_ipv4);
-        if wanted && fs::read_to_string(format!("/proc/sys/{key}")).is_ok_and(|text| text.trim() == "1") {
-            continue;
-        }
-        if wanted {
-            sysctl::write(key, "1").map_err(|error| {
-                Error::internal(format!("failed to enable forwarding: {}", kernel(error)))
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// The link as it is now.
-pub(super) fn look_up(socket: &mut RouteSocket, index: u32, name: &str) -> Result<Link, Error> {
-    socket
-        .link_by_index(index)
-        .map_err(kernel)?
-        .ok_or_else(|| Error::internal(format!("link {name} vanished while the container was attached")))
-}
-
 /// Waits until the port passes packets.
 pub(super) fn wait_until_up(socket: &mut RouteSocket, index: u32, name: &str) -> Result<Link, Error> {
     let started = Instant::now();
@@ -228,13 +266,5 @@ mod tests {
         assert!(!conflicts(net("fd00:1::1/64"), net("fd00:2::1/64")));
         assert!(conflicts(net("fd00::1/48"), net("fd00:0:0:2::1/64")));
         assert!(!conflicts(net("fe80::1/64"), net("fd00::1/64")));
-    }
-
-    #[test]
-    fn broadcast_addresses_are_those_of_the_go_library() {
-        let broadcast = |text: &str| address(1, text.parse().unwrap()).broadcast;
-        assert_eq!(broadcast("10.1.0.5/24"), "10.1.0.255".parse().ok());
-        assert_eq!(broadcast("10.1.0.5/31"), None);
-        assert_eq!(broadcast("fd00::1/64"), None);
     }
 }

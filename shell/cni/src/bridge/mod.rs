@@ -5,193 +5,150 @@
 //! host and one inside the container's namespace, which is entered once.
 
 mod check;
-mod container;
 mod host;
 
-use loden_cni_protocol::bridge::{BridgeConfig, format_mac};
-use loden_cni_protocol::error::Error;
-use loden_cni_protocol::{CniResult, Command, Interface, version};
-use loden_netlink::{Link, NetNs, RouteSocket};
+use loden_cni_protocol::bridge::BridgeConfig;
+use loden_cni_protocol::error::{Error, code};
+use loden_cni_protocol::{CniResult, version};
+use loden_netlink::nft::NftSocket;
+use loden_netlink::{Link, LinkKind, RouteSocket};
 
-use crate::Plugin;
 use crate::call::Call;
 use crate::delegate::Delegate;
-use crate::{masquerade, netns};
+use crate::pair::attempt::{Attempt, ask, detach, in_container, on_host, sweep};
+use crate::pair::host::{address, forward, look_up, quieten};
+use crate::pair::{self, Pair, Wanted, kernel, marks};
+use crate::{Plugin, spoof};
 
-pub(crate) use check::check;
-
-/// A refusal of the kernel as a plugin's error.
-fn kernel(error: loden_netlink::Error) -> Error {
-    Error::from_chain(&error)
-}
-
-fn mac_of(link: &Link) -> String {
-    link.address.map(|mac| format_mac(&mac.0)).unwrap_or_default()
-}
-
-pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "bridge", versions: &version::SUPPORTED, add, del, check, status, gc: None };
+pub(crate) const PLUGIN: Plugin = Plugin {
+    name: "bridge",
+    versions: &version::SUPPORTED,
+    add,
+    del,
+    check: check::check,
+    status,
+    gc: Some(gc),
+};
 
 fn add(call: &Call) -> Result<CniResult, Error> {
     let config = BridgeConfig::parse(&call.config, &call.environment.args)?;
-    let mut attempt = Attempt {
-        call,
-        ipam: find_ipam(&config, call)?,
-        sandbox: netns::open(&call.environment.netns)?,
-        home: NetNs::current().map_err(kernel)?,
-        host: RouteSocket::open().map_err(kernel)?,
-        config,
-        port: None,
-        has_addresses: false,
-        masquerades: false,
-    };
-    attempt.run().map_err(|error| error.and_cleanup(&attempt.undo()))
+    let mut attempt = Attempt::new(call, find_ipam(&config, call)?)?;
+    attach(&mut attempt, &config).map_err(|error| error.and_cleanup(&attempt.undo()))
 }
 
 fn find_ipam(config: &BridgeConfig, call: &Call) -> Result<Option<Delegate>, Error> {
     config.ipam.as_deref().map(|kind| Delegate::find(kind, &call.environment.path)).transpose()
 }
 
-/// One ADD with what it has made so far.
-#[derive(Debug)]
-struct Attempt<'a> {
-    call: &'a Call,
-    config: BridgeConfig,
-    ipam: Option<Delegate>,
-    sandbox: NetNs,
-    home: NetNs,
-    host: RouteSocket,
-    /// Index of the host's end of the pair; deleting it deletes both ends.
-    port: Option<u32>,
-    has_addresses: bool,
-    masquerades: bool,
+fn attach(attempt: &mut Attempt<'_>, config: &BridgeConfig) -> Result<CniResult, Error> {
+    let filter = config.spoof_check.then(NftSocket::open).transpose().map_err(kernel)?;
+    let bridge = host::bridge(&mut attempt.host, config)?;
+    let sandbox = attempt.sandbox.clone();
+    let (pair, mut result) = sandbox.run(|| inside(attempt, config, &bridge, filter)).map_err(kernel)??;
+    quieten(&[&bridge.name, &pair.port_name]);
+    let vlan_gateway = give_gateway(&mut attempt.host, config, &bridge, &result)?;
+    attempt.masquerade(&config.link, &result)?;
+    let port = if config.link_disabled {
+        look_up(&mut attempt.host, pair.port_index, &pair.port_name)?
+    } else {
+        host::wait_until_up(&mut attempt.host, pair.port_index, &pair.port_name)?
+    };
+    let bridge = look_up(&mut attempt.host, bridge.index, &bridge.name)?;
+    result.interfaces = vec![on_host(&bridge), on_host(&port), in_container(attempt.call, &pair.near)];
+    result.interfaces.extend(vlan_gateway.as_ref().map(on_host));
+    config.link.complete(&mut result);
+    Ok(result)
 }
 
-impl Attempt<'_> {
-    fn run(&mut self) -> Result<CniResult, Error> {
-        let bridge = host::bridge(&mut self.host, &self.config)?;
-        let sandbox = self.sandbox.clone();
-        let (pair, mut result) = sandbox.run(|| self.inside(&bridge)).map_err(kernel)??;
-        host::quieten(&[&bridge.name, &pair.port_name]);
-        let gateways = self.config.gateway_addresses(&result);
-        if !gateways.is_empty() {
-            host::give_addresses(&mut self.host, &bridge, &gateways, self.config.force_address)?;
-            host::forward(&gateways)?;
-        }
-        if self.config.masquerade && !result.ips.is_empty() {
-            self.masquerades = true;
-            let environment = &self.call.environment;
-            let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
-            masquerade::add(
-                self.config.masquerade_backend,
-                &self.call.config.name,
-                &environment.ifname,
-                &environment.container_id,
-                &addresses,
-            )?;
-        }
-        let port = if self.config.link_disabled {
-            host::look_up(&mut self.host, pair.port_index, &pair.port_name)?
-        } else {
-            host::wait_until_up(&mut self.host, pair.port_index, &pair.port_name)?
-        };
-        let bridge = host::look_up(&mut self.host, bridge.index, &bridge.name)?;
-        result.interfaces = vec![
-            Interface { name: bridge.name.clone(), mac: mac_of(&bridge), ..Interface::default() },
-            Interface { name: port.name.clone(), mac: mac_of(&port), ..Interface::default() },
-            Interface {
-                name: pair.near.name.clone(),
-                mac: mac_of(&pair.near),
-                sandbox: self.call.environment.netns.clone(),
-                ..Interface::default()
-            },
-        ];
-        if !self.config.dns.is_empty() {
-            result.dns = self.config.dns.clone();
-        }
-        Ok(result)
+/// The part that runs in the container's namespace; the host's sockets keep talking to the host.
+fn inside(
+    attempt: &mut Attempt<'_>,
+    config: &BridgeConfig,
+    bridge: &Link,
+    filter: Option<NftSocket>,
+) -> Result<(Pair, CniResult), Error> {
+    let mut inside = RouteSocket::open().map_err(kernel)?;
+    let marks = marks(attempt.call);
+    let pair = pair::create(&mut inside, attempt.call, config.link.mtu(), config.mac, &attempt.home)?;
+    attempt.port = Some(pair.port_index);
+    let port = host::NewPort {
+        index: pair.port_index,
+        alias: Some(marks.port_alias()),
+        hairpin: config.hairpin,
+        isolated: config.isolated,
+        vlans: &config.vlans,
+    };
+    host::enslave(&mut attempt.host, bridge, port)?;
+    if let Some(mut filter) = filter {
+        let mac = pair.near.address.ok_or_else(|| {
+            Error::internal(format!("the kernel gave {} no hardware address", pair.near.name))
+        })?;
+        attempt.has_filter = true;
+        spoof::add(&mut filter, &marks, &pair.port_name, mac.0)?;
     }
-
-    /// The part that runs in the container's namespace; the host's socket keeps talking to the host.
-    fn inside(&mut self, bridge: &Link) -> Result<(container::Pair, CniResult), Error> {
-        let mut inside = RouteSocket::open().map_err(kernel)?;
-        let pair = container::create(&mut inside, &self.config, &self.call.environment.ifname, &self.home)?;
-        self.port = Some(pair.port_index);
-        host::enslave(&mut self.host, pair.port_index, bridge, &self.config)?;
-        let mut result = CniResult::default();
-        if let Some(ipam) = &self.ipam {
-            result = ipam.run(&self.call.with_command(Command::Add), &self.home)?.unwrap_or_default();
-            self.has_addresses = true;
-            if result.ips.is_empty() {
-                return Err(Error::internal("IPAM plugin returned missing IP config"));
-            }
-            self.config.complete(&mut result);
-            container::configure(&mut inside, &pair.near, &self.config, &result)?;
-        } else if !self.config.link_disabled {
-            container::bring_up(&mut inside, &pair.near)?;
+    let Some(mut result) = attempt.addresses()? else {
+        if !config.link_disabled {
+            pair::bring_up(&mut inside, &pair.near)?;
         }
-        Ok((pair, result))
-    }
-
-    /// Takes back what a failed ADD made; says what could not be taken back.
-    fn undo(&mut self) -> Vec<String> {
-        let mut failures = Vec::new();
-        if let Some(port) = self.port
-            && let Err(error) = self.host.delete_link(port)
-            && !error.is_not_found()
-        {
-            failures.push(kernel(error).to_string());
-        }
-        if self.has_addresses
-            && let Some(ipam) = &self.ipam
-            && let Err(error) = ipam.run(&self.call.with_command(Command::Del), &self.home)
-        {
-            failures.push(error.to_string());
-        }
-        if self.masquerades
-            && let Err(error) = remove_masquerade(self.call)
-        {
-            failures.push(error.to_string());
-        }
-        failures
-    }
+        return Ok((pair, CniResult::default()));
+    };
+    config.complete(&mut result);
+    let wanted = Wanted {
+        addresses: result.ips.iter().map(|ip| address(pair.near.index, ip.address)).collect(),
+        paths: Vec::new(),
+        duplicate_detection: config.link.duplicate_detection,
+        result: &result,
+    };
+    pair::configure(&mut inside, &pair.near, wanted)?;
+    Ok((pair, result))
 }
 
-fn remove_masquerade(call: &Call) -> Result<(), Error> {
-    let environment = &call.environment;
-    masquerade::remove(&call.config.name, &environment.ifname, &environment.container_id)
+/// Gives the bridge, or the link of the VLAN, the gateway addresses, and makes the node forward. Returns the link of the VLAN.
+fn give_gateway(
+    socket: &mut RouteSocket,
+    config: &BridgeConfig,
+    bridge: &Link,
+    result: &CniResult,
+) -> Result<Option<Link>, Error> {
+    let gateways = config.gateway_addresses(result);
+    if gateways.is_empty() {
+        return Ok(None);
+    }
+    let vlan_gateway = config.vlan_gateway();
+    let vlan_gateway =
+        vlan_gateway.map(|name| host::vlan_gateway(socket, bridge, &name, &config.vlans)).transpose()?;
+    let link = vlan_gateway.as_ref().unwrap_or(bridge);
+    host::give_addresses(socket, link, &gateways, config.force_address)?;
+    forward(&gateways)?;
+    Ok(vlan_gateway)
 }
 
-/// Takes every step even if one fails, so that one broken part does not keep the others; reports the first failure.
 fn del(call: &Call) -> Result<(), Error> {
     let config = BridgeConfig::parse_for_removal(&call.config, &call.environment.args)?;
     let ipam = find_ipam(&config, call)?;
-    let home = NetNs::current().map_err(kernel)?;
-    let link = delete_link(call);
-    let addresses = match &ipam {
-        Some(ipam) => ipam.run(call, &home).map(|_| ()),
-        None => Ok(()),
-    };
-    let rules = if config.masquerade { remove_masquerade(call) } else { Ok(()) };
-    link.and(addresses).and(rules)
+    let outcome = detach(call, ipam.as_ref(), config.link.masquerade);
+    let filter = if config.spoof_check { spoof::remove(&marks(call)) } else { Ok(()) };
+    outcome.and(filter)
 }
 
-fn delete_link(call: &Call) -> Result<(), Error> {
-    let environment = &call.environment;
-    let Some(sandbox) = netns::open_if_present(&environment.netns)? else { return Ok(()) };
-    let mut inside = RouteSocket::open_in(&sandbox).map_err(kernel)?;
-    let Some(link) = inside.link_by_name(&environment.ifname).map_err(kernel)? else { return Ok(()) };
-    match inside.delete_link(link.index) {
-        Err(error) if !error.is_not_found() => Err(kernel(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Ready when the configuration is usable and the address plugin is ready.
+/// Ready when the bridge can be had and the address plugin is ready.
 fn status(call: &Call) -> Result<(), Error> {
     let config = BridgeConfig::parse(&call.config, &call.environment.args)?;
-    if let Some(ipam) = find_ipam(&config, call)? {
-        ipam.run(call, &NetNs::current().map_err(kernel)?)?;
+    let not_available = |message: String| Error::new(code::NOT_AVAILABLE, message);
+    let name = &config.bridge;
+    let link = RouteSocket::open().and_then(|mut host| host.link_by_name(name)).map_err(kernel)?;
+    if let Some(link) = &link {
+        if !matches!(link.kind, LinkKind::Bridge(_)) {
+            return Err(not_available(format!(
+                "{name:?} already exists but is not a bridge; remove that link or choose another `bridge`"
+            )));
+        }
+        host::check_vlans(link, &config).map_err(|error| not_available(error.message))?;
     }
-    Ok(())
+    ask(find_ipam(&config, call)?.as_ref(), call)
+}
+
+fn gc(call: &Call) -> Result<(), Error> {
+    let config = BridgeConfig::parse_for_removal(&call.config, &call.environment.args)?;
+    sweep(call, find_ipam(&config, call))
 }

@@ -50,6 +50,15 @@ pub enum Change {
     },
     /// Let a link take part in a VLAN of its bridge, or change how it does.
     AddPortVlan(PortVlan),
+    /// Let a port take part in a range of VLANs, tagged.
+    AddPortVlans {
+        /// Which port.
+        index: u32,
+        /// The first VLAN identifier.
+        first: u16,
+        /// The last one; greater than the first.
+        last: u16,
+    },
     /// Let it no longer take part.
     DeletePortVlan(PortVlan),
     /// Delete a link.
@@ -111,6 +120,7 @@ impl Change {
             }
             Self::SetBridge { index, config } => link_message::set_bridge(*index, *config),
             Self::AddPortVlan(v) => vlan::write(v, true),
+            Self::AddPortVlans { index, first, last } => vlan::write_range(*index, *first, *last),
             Self::DeletePortVlan(v) => vlan::write(v, false),
             Self::DeleteLink { index, .. } => link_message::delete(*index),
             Self::AddAddress(a) => address::write(a, address::Verb::Add),
@@ -167,7 +177,10 @@ impl Change {
                 "cls_u32 act_mirred",
                 refusal,
             ),
-            Self::SetBridge { .. } | Self::AddPortVlan(_) | Self::DeletePortVlan(_)
+            Self::SetBridge { .. }
+            | Self::AddPortVlan(_)
+            | Self::AddPortVlans { .. }
+            | Self::DeletePortVlan(_)
                 if refusal.errno == libc::EOPNOTSUPP =>
             {
                 no_vlan_filtering(operation, refusal)
@@ -223,6 +236,9 @@ impl fmt::Display for Change {
                 write!(f, "set bridge {index} vlan_filtering {filtering}")
             }
             Self::AddPortVlan(v) => write!(f, "add {v}"),
+            Self::AddPortVlans { index, first, last } => {
+                write!(f, "add VLANs {first}-{last} on link {index}")
+            }
             Self::DeletePortVlan(v) => write!(f, "delete {v}"),
             Self::DeleteLink { index, name } if name.is_empty() => write!(f, "delete link {index}"),
             Self::DeleteLink { index, name } => write!(f, "delete link {name} ({index})"),

@@ -26,6 +26,7 @@ const RTA_VIA: u16 = 18;
 const RTA_NH_ID: u16 = 30;
 
 const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
 
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
@@ -134,6 +135,8 @@ pub struct Route {
     pub metric: Option<u32>,
     /// MTU towards the destination.
     pub mtu: Option<u32>,
+    /// TCP segment size that is advertised towards the destination, in bytes.
+    pub advmss: Option<u32>,
     /// Several next hops sharing the traffic; then `next_hop` and `link` are empty.
     pub hops: Vec<Hop>,
     /// It refers to a next-hop object of the kernel's instead of naming one.
@@ -169,6 +172,7 @@ impl Route {
             source: None,
             metric: None,
             mtu: None,
+            advmss: None,
             hops: Vec::new(),
             next_hop_object: None,
         }
@@ -301,8 +305,14 @@ pub(super) fn write(route: &Route, verb: Verb) -> Message {
     if let Some(metric) = route.metric {
         m.u32(RTA_PRIORITY, metric);
     }
-    if let Some(mtu) = route.mtu {
-        m.nest(RTA_METRICS, |m| m.u32(RTAX_MTU, mtu));
+    if route.mtu.is_some() || route.advmss.is_some() {
+        m.nest(RTA_METRICS, |m| {
+            for (kind, value) in [(RTAX_MTU, route.mtu), (RTAX_ADVMSS, route.advmss)] {
+                if let Some(value) = value {
+                    m.u32(kind, value);
+                }
+            }
+        });
     }
     if let Some(id) = route.next_hop_object {
         m.u32(RTA_NH_ID, id);
@@ -381,7 +391,10 @@ pub(super) fn read(payload: &[u8]) -> Option<Route> {
             RTA_PREFSRC => route.source = attr.ip(),
             RTA_PRIORITY => route.metric = attr.u32(),
             RTA_NH_ID => route.next_hop_object = attr.u32(),
-            RTA_METRICS => route.mtu = attrs(attr.value).find(|a| a.kind == RTAX_MTU).and_then(|a| a.u32()),
+            RTA_METRICS => {
+                let metric = |kind| attrs(attr.value).find(|a| a.kind == kind).and_then(|a| a.u32());
+                (route.mtu, route.advmss) = (metric(RTAX_MTU), metric(RTAX_ADVMSS));
+            }
             RTA_MULTIPATH => route.hops = read_hops(attr.value),
             _ => {}
         }

@@ -18,6 +18,8 @@ const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 const BRIDGE_FLAGS_SELF: u16 = 2;
 const BRIDGE_VLAN_INFO_PVID: u16 = 2;
 const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 4;
+const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 8;
+const BRIDGE_VLAN_INFO_RANGE_END: u16 = 16;
 /// Listings leave VLANs out unless asked for them.
 const RTEXT_FILTER_BRVLAN: u32 = 2;
 
@@ -70,6 +72,18 @@ pub(super) fn write(vlan: &PortVlan, add: bool) -> Message {
             flags |= if on { flag } else { 0 };
         }
         m.bytes(IFLA_BRIDGE_VLAN_INFO, &[flags.to_ne_bytes(), vlan.vlan.to_ne_bytes()].concat());
+    });
+    m
+}
+
+/// A tagged range on a port, first and last included.
+pub(super) fn write_range(index: u32, first: u16, last: u16) -> Message {
+    let mut m = Message::new(RTM_SETLINK, 0, &header(AF_BRIDGE, index, 0, 0));
+    m.nest(IFLA_AF_SPEC, |m| {
+        let ends = [(BRIDGE_VLAN_INFO_RANGE_BEGIN, first), (BRIDGE_VLAN_INFO_RANGE_END, last)];
+        for (flags, vlan) in ends {
+            m.bytes(IFLA_BRIDGE_VLAN_INFO, &[flags.to_ne_bytes(), vlan.to_ne_bytes()].concat());
+        }
     });
     m
 }
