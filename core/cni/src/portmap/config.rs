@@ -139,6 +139,8 @@ impl PortmapConfig {
     /// Keys of the wrong type, combinations that exclude each other, and ports that cannot be.
     pub fn parse(config: &Config, ifname: &str) -> Result<Self, Error> {
         let parsed = Self::read(config, ifname, Purpose::Use)?;
+        // Keys of the wrong backend are refused even where nothing is mapped.
+        parsed.backend(|| Backend::Iptables)?;
         for mapping in &parsed.mappings {
             let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
             if mapping.protocol.is_empty() || !mapping.protocol.bytes().all(is_word) {
@@ -373,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_backend_is_told_by_keys_that_only_one_has() {
-        let backend = |keys: &str, available| parse(keys).unwrap().backend(|| available);
+        let backend = |keys: &str, available| parse(keys)?.backend(|| available);
         let (iptables, nftables) = (Backend::Iptables, Backend::Nftables);
         assert_eq!(backend("", iptables).unwrap(), iptables);
         assert_eq!(backend("", nftables).unwrap(), nftables);
