@@ -12,87 +12,37 @@ mod support;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Answer, Attachment, GO, Namespace, Node, with_result};
+use support::host::Host;
+use support::{Answer, Attachment, GO, Namespace, with_result};
 
-/// A node whose `PATH` has the programs of one variant first.
-struct Host {
-    node: Node,
-    variant: &'static str,
+/// `bridge` with addresses of both families, masqueraded by iptables.
+fn config_of(host: &Host, changes: Value) -> Value {
+    let mut config = host.node.bridge_config(json!({
+        "ipMasq": true, "ipMasqBackend": "iptables",
+        "ipam": {"ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]},
+    }));
+    support::merge(&mut config, changes);
+    config
 }
 
-impl Host {
-    fn new(variant: &'static str) -> Self {
-        let node = Node::new();
-        let multi = format!("/usr/sbin/xtables-{variant}-multi");
-        assert!(Path::new(&multi).exists(), "apt-get install iptables: {multi} is missing");
-        fs::create_dir(node.path("sbin")).unwrap();
-        for program in ["iptables", "ip6tables"] {
-            for suffix in ["", "-restore", "-save"] {
-                symlink(&multi, node.path(&format!("sbin/{program}{suffix}"))).unwrap();
-            }
-        }
-        Self { node, variant }
-    }
+fn rules(host: &Host) -> Vec<String> {
+    host.rules("nat")
+}
 
-    fn config(&self, changes: Value) -> Value {
-        let mut config = self.node.bridge_config(json!({
-            "ipMasq": true, "ipMasqBackend": "iptables",
-            "ipam": {
-                "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]],
-            },
-        }));
-        support::merge(&mut config, changes);
-        config
-    }
-
-    fn call(&self, path: &str, command: &str, attachment: &Attachment<'_>, config: &Value) -> Answer {
-        let programs = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.node.path("sbin"));
-        let environment = [("PATH", programs.as_str())];
-        self.node.call_with(path, "bridge", command, attachment, &config.to_string(), &environment)
-    }
-
-    /// Runs a program of the variant in the node's namespace.
-    fn program(&self, name: &str, args: &[&str], input: &str) -> String {
-        let run = || {
-            let mut child = Command::new(self.node.path(&format!("sbin/{name}")))
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-            let output = child.wait_with_output().unwrap();
-            assert!(output.status.success(), "{name} {args:?}");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        self.node.home.ns.run(run).unwrap()
-    }
-
-    /// What an operator sees of `nat` in both families, without policies.
-    fn rules(&self) -> Vec<String> {
-        let text = ["iptables", "ip6tables"].map(|name| self.program(name, &["-t", "nat", "-S"], ""));
-        text.concat().lines().filter(|line| !line.starts_with("-P ")).map(str::to_owned).collect()
-    }
-
-    #[track_caller]
-    fn assert_clean(&self, what: &str) {
-        assert!(self.rules().is_empty(), "{} {what}: {:#?}", self.variant, self.rules());
-        self.node.assert_clean();
-    }
+#[track_caller]
+fn assert_clean(host: &Host, what: &str) {
+    assert!(rules(host).is_empty(), "{} {what}: {:#?}", host.variant, rules(host));
+    host.node.assert_clean();
 }
 
 #[test]
 fn the_rules_are_those_of_the_go_plugin_in_every_pairing() {
     for host in ["nft", "legacy"].map(Host::new) {
-        let config = host.config(json!({}));
+        let config = config_of(&host, json!({}));
         let ours = host.node.ours();
         let mut seen: Option<Vec<String>> = None;
         for (adds, deletes) in
@@ -102,14 +52,14 @@ fn the_rules_are_those_of_the_go_plugin_in_every_pairing() {
             let attachment = Attachment::new("c1", &pod);
             // The address of the first round again, so that the rules can be compared.
             let _ = fs::remove_dir_all(host.node.path("state/networks"));
-            let result = host.call(adds, "ADD", &attachment, &config).result();
-            let rules = host.rules();
+            let result = host.call(adds, "bridge", "ADD", &attachment, &config).result();
+            let rules = rules(&host);
             assert_eq!(rules.len(), 8, "{rules:#?}");
             assert_eq!(rules, *seen.get_or_insert_with(|| rules.clone()), "{} {adds}", host.variant);
             let config = with_result(&config, &result);
-            host.call(deletes, "DEL", &attachment, &config).silent();
-            host.assert_clean(deletes);
-            host.call(deletes, "DEL", &attachment, &config).silent();
+            host.call(deletes, "bridge", "DEL", &attachment, &config).silent();
+            assert_clean(&host, deletes);
+            host.call(deletes, "bridge", "DEL", &attachment, &config).silent();
         }
     }
 }
@@ -121,16 +71,16 @@ fn rules_go_without_the_namespace_and_whatever_the_backend_is_now() {
         for (adds, then) in [("iptables", "nftables"), ("nftables", "iptables"), ("iptables", "iptables")] {
             for vanishes in [true, false] {
                 let pod = Namespace::new("pod");
-                let config = host.config(json!({"ipMasqBackend": adds}));
-                host.call(&ours, "ADD", &Attachment::new("c1", &pod), &config).result();
+                let config = config_of(&host, json!({"ipMasqBackend": adds}));
+                host.call(&ours, "bridge", "ADD", &Attachment::new("c1", &pod), &config).result();
                 let mut attachment = Attachment::new("c1", &pod);
                 if !vanishes {
                     attachment.netns = String::new();
                 }
                 drop(pod);
-                let config = host.config(json!({"ipMasqBackend": then}));
-                host.call(&ours, "DEL", &attachment, &config).silent();
-                host.assert_clean(adds);
+                let config = config_of(&host, json!({"ipMasqBackend": then}));
+                host.call(&ours, "bridge", "DEL", &attachment, &config).silent();
+                assert_clean(&host, adds);
             }
         }
     }
@@ -143,15 +93,15 @@ fn old_and_repeated_rules_go_as_well() {
         let ours = host.node.ours();
         let pod = Namespace::new("pod");
         let attachment = Attachment::new("c1", &pod);
-        let config = host.config(json!({}));
-        host.call(&ours, "ADD", &attachment, &config).result();
-        let rules = host.rules();
+        let config = config_of(&host, json!({}));
+        host.call(&ours, "bridge", "ADD", &attachment, &config).result();
+        let rules = rules(&host);
         let jump = rules.iter().find(|rule| rule.starts_with("-A POSTROUTING -s 10.")).unwrap();
         let old = jump.replace("-s 10.244.1.2/32", "-s 10.244.1.0/24");
         host.program("iptables-restore", &["--noflush"], &format!("*nat\n{jump}\n{old}\nCOMMIT\n"));
         host.program("iptables", &["-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"], "");
-        host.call(&ours, "DEL", &attachment, &config).silent();
-        assert_eq!(host.rules(), ["-A POSTROUTING -s 192.0.2.1/32 -j ACCEPT"], "{}", host.variant);
+        host.call(&ours, "bridge", "DEL", &attachment, &config).silent();
+        assert_eq!(rules(&host), ["-A POSTROUTING -s 192.0.2.1/32 -j ACCEPT"], "{}", host.variant);
     }
 }
 
@@ -168,9 +118,9 @@ fn eight_at_once_beside_two_thousand_chains() {
         }
         others.push_str("COMMIT\n");
         host.program("iptables-restore", &["--noflush"], &others);
-        let before = host.rules();
+        let before = rules(&host);
         let ours = host.node.ours();
-        let config = host.config(json!({}));
+        let config = config_of(&host, json!({}));
         let pods: Vec<_> = (0..8).map(|number| (format!("c{number}"), Namespace::new("pod"))).collect();
         let all = |command: &'static str| {
             let started = Instant::now();
@@ -179,7 +129,9 @@ fn eight_at_once_beside_two_thousand_chains() {
                     .iter()
                     .map(|(id, pod)| {
                         let (host, ours, config) = (&host, &ours, &config);
-                        scope.spawn(move || host.call(ours, command, &Attachment::new(id, pod), config))
+                        scope.spawn(move || {
+                            host.call(ours, "bridge", command, &Attachment::new(id, pod), config)
+                        })
                     })
                     .collect();
                 running.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -190,11 +142,11 @@ fn eight_at_once_beside_two_thousand_chains() {
         for answer in all("ADD") {
             answer.result();
         }
-        assert_eq!(host.rules().len(), before.len() + 8 * 8, "{}", host.variant);
+        assert_eq!(rules(&host).len(), before.len() + 8 * 8, "{}", host.variant);
         for answer in all("DEL") {
             answer.silent();
         }
-        assert_eq!(host.rules(), before, "{}", host.variant);
+        assert_eq!(rules(&host), before, "{}", host.variant);
     }
 }
 
@@ -219,12 +171,12 @@ fn programs_are_run_once_per_change() {
         }
         let ours = host.node.ours();
         let pods = [Namespace::new("pod"), Namespace::new("pod")];
-        let config = host.config(json!({}));
+        let config = config_of(&host, json!({}));
         // The first makes the tables, which the older iptables would otherwise not have to be asked about.
-        host.call(&ours, "ADD", &Attachment::new("c0", &pods[0]), &config).result();
+        host.call(&ours, "bridge", "ADD", &Attachment::new("c0", &pods[0]), &config).result();
         for (command, expected) in ["ADD", "DEL"].into_iter().zip(expected) {
             let _ = fs::remove_file(&log);
-            let answer = host.call(&ours, command, &Attachment::new("c1", &pods[1]), &config);
+            let answer = host.call(&ours, "bridge", command, &Attachment::new("c1", &pods[1]), &config);
             assert!(answer.success, "{answer:?}");
             let runs = fs::read_to_string(&log).unwrap_or_default();
             assert_eq!(runs.lines().count(), expected, "{variant} {command}: {runs}");
@@ -244,13 +196,13 @@ fn without_programs_it_is_said_what_to_do() {
         let attachment = Attachment::new("c1", &pod);
         host.node.call_with(&ours, "bridge", "ADD", &attachment, &config.to_string(), &environment)
     };
-    let (_, message) = add(&host.config(json!({}))).error();
+    let (_, message) = add(&config_of(&host, json!({}))).error();
     assert!(message.contains("no usable iptables in PATH"), "{message}");
-    host.assert_clean("refused ADD");
-    let (_, message) = add(&host.config(json!({"ipMasqBackend": "pf"}))).error();
+    assert_clean(&host, "refused ADD");
+    let (_, message) = add(&config_of(&host, json!({"ipMasqBackend": "pf"}))).error();
     assert_eq!(message, "unknown ipmasq backend \"pf\"");
     // Left to itself it needs no program.
-    add(&host.config(json!({"ipMasqBackend": null}))).result();
-    host.call(&ours, "DEL", &Attachment::new("c1", &pod), &host.config(json!({}))).silent();
-    host.assert_clean("nftables by default");
+    add(&config_of(&host, json!({"ipMasqBackend": null}))).result();
+    host.call(&ours, "bridge", "DEL", &Attachment::new("c1", &pod), &config_of(&host, json!({}))).silent();
+    assert_clean(&host, "nftables by default");
 }

@@ -3,7 +3,7 @@
 //! Owns what a plugin reads and prints: the environment ([`mod@env`]), configurations with Go's rules for keys ([`json`], [`conf`], [`args`]),
 //! versions and results of every version ([`version`], [`result`]), errors ([`error`]), what a GC spares ([`attachments`]); and the pure half of each plugin:
 //! [`bridge`] and [`ptp`] with what they share ([`link`], [`vlan`], [`spoof`], [`mark`]), [`host_local`] with its address ranges ([`range`]),
-//! [`flannel`], [`static_addresses`], [`bandwidth`], [`portmap`], [`tuning`], and masquerading ([`masquerade`]). Formats, names and texts
+//! [`flannel`], [`static_addresses`], [`bandwidth`], [`portmap`], [`tuning`], [`firewall`], and masquerading ([`masquerade`]). Formats, names and texts
 //! are those of the specification and of the Go plugins, since runtimes, operators and Go plugins on the same node read them.
 
 pub mod args;
@@ -13,6 +13,7 @@ pub mod bridge;
 pub mod conf;
 pub mod env;
 pub mod error;
+pub mod firewall;
 pub mod flannel;
 pub mod host_local;
 pub mod json;

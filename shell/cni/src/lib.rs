@@ -11,6 +11,7 @@ mod bridge;
 mod build_id;
 mod call;
 mod delegate;
+mod firewall;
 mod flannel;
 mod host_local;
 mod loopback;
@@ -51,6 +52,7 @@ type Act = fn(&Call) -> Result<(), Error>;
 const PLUGINS: [Plugin; 9] = [
     bandwidth::PLUGIN,
     bridge::PLUGIN,
+    firewall::PLUGIN,
     flannel::PLUGIN,
     host_local::PLUGIN,
     loopback::PLUGIN,

@@ -4,6 +4,8 @@
 
 #![expect(dead_code, reason = "every test target uses its part of this module")]
 
+pub(crate) mod host;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;

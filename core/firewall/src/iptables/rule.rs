@@ -76,6 +76,20 @@ impl Rule {
         net(self.value_of(&["-d"])?)
     }
 
+    /// The same rule without its comment.
+    #[must_use]
+    pub fn without_comment(&self) -> Self {
+        let mut words = self.words.clone();
+        let comment = words.windows(3).position(|three| {
+            three.iter().map(String::as_str).take(2).eq(["-m", "comment"])
+                && three.get(2).is_some_and(|word| word == "--comment")
+        });
+        if let Some(at) = comment {
+            words.drain(at..(at + 4).min(words.len()));
+        }
+        Self { words }
+    }
+
     /// Says what would keep iptables from reading these words as they are.
     ///
     /// # Errors
@@ -153,6 +167,7 @@ mod tests {
         assert_eq!(rule.target(), Some("CNI-a"));
         assert_eq!(rule.source(), Some("10.1.0.5/32".parse().unwrap()));
         assert_eq!(rule.destination(), None);
+        assert_eq!(rule.without_comment().to_string(), "-s 10.1.0.5/32 ! -d 224.0.0.0/4 -j CNI-a");
         assert_eq!(Rule::new(["-s", "fd00::5"]).source(), Some("fd00::5/128".parse().unwrap()));
         assert_eq!(
             rule.to_string(),
