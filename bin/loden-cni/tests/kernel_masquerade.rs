@@ -95,8 +95,8 @@ fn old_and_repeated_rules_go_as_well() {
         let attachment = Attachment::new("c1", &pod);
         let config = config_of(&host, json!({}));
         host.call(&ours, "bridge", "ADD", &attachment, &config).result();
-        let rules = rules(&host);
-        let jump = rules.iter().find(|rule| rule.starts_with("-A POSTROUTING -s 10.")).unwrap();
+        let made = rules(&host);
+        let jump = made.iter().find(|rule| rule.starts_with("-A POSTROUTING -s 10.")).unwrap();
         let old = jump.replace("-s 10.244.1.2/32", "-s 10.244.1.0/24");
         host.program("iptables-restore", &["--noflush"], &format!("*nat\n{jump}\n{old}\nCOMMIT\n"));
         host.program("iptables", &["-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"], "");

@@ -132,7 +132,7 @@ impl FirewallConfig {
         }
     }
 
-    /// The chains that [`FirewallConfig::let_through`] and [`FirewallConfig::missing`] look at.
+    /// The chains that [`FirewallConfig::let_through`] and [`FirewallConfig::check`] look at.
     pub fn chains(&self) -> [&str; 3] {
         [FORWARD, PRIVATE, &self.admin_chain]
     }
