@@ -49,7 +49,7 @@ struct Plugin {
 type Act = fn(&Call) -> Result<(), Error>;
 
 /// Every plugin, by name.
-const PLUGINS: [Plugin; 9] = [
+const PLUGINS: [Plugin; 10] = [
     bandwidth::PLUGIN,
     bridge::PLUGIN,
     firewall::PLUGIN,
