@@ -31,6 +31,14 @@ pub(crate) const TESTS: &[Package] = &[
     package("containernetworking-plugins", "/usr/lib/cni/bridge"),
 ];
 
+/// The container runtimes that call the plugins, and what their containers run.
+pub(crate) const RUNTIMES: &[Package] = &[
+    package("busybox-static", "/bin/busybox"),
+    package("containerd", "/usr/bin/containerd"),
+    package("podman", "/usr/bin/podman"),
+    package("runc", "/usr/sbin/runc"),
+];
+
 /// A Python that can make virtual environments, where the machine's own cannot.
 pub(crate) const PYTHON: &[Package] =
     &[package("python3", "/usr/bin/python3"), package("python3-venv", "/usr/share/doc/python3-venv")];

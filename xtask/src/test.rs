@@ -19,6 +19,8 @@ pub(crate) enum Tier {
     Peers,
     /// The real kernel, as root, in network namespaces of the tests' own.
     Kernel,
+    /// Debian's podman and containerd call the plugins, as root, each test on a machine of its own.
+    Runtimes,
     /// Whole clusters in network namespaces.
     Lab,
     /// Chosen tests inside a Debian kernel under qemu, for what this machine's kernel may lack.
@@ -28,9 +30,9 @@ pub(crate) enum Tier {
 /// Runs `tiers`, or every tier when none is named.
 pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
     let wanted = if tiers.is_empty() { Tier::value_variants() } else { tiers };
-    if wanted.iter().any(|tier| matches!(tier, Tier::Kernel | Tier::Lab)) {
+    if wanted.iter().any(|tier| matches!(tier, Tier::Kernel | Tier::Runtimes | Tier::Lab)) {
         require_root(
-            "the kernel and lab tiers make network namespaces (`cargo xtask test checks unit` does without)",
+            "the kernel, runtimes and lab tiers make network namespaces (`cargo xtask test checks unit` does without)",
         )?;
         debian::install(debian::TESTS)?;
     }
@@ -40,6 +42,10 @@ pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
             Tier::Unit => unit()?,
             Tier::Peers => peers()?,
             Tier::Kernel => targets("kernel", "kernel_*")?,
+            Tier::Runtimes => {
+                debian::install(debian::RUNTIMES)?;
+                targets("runtimes", "runtimes")?;
+            }
             Tier::Lab => targets("lab", "lab_*")?,
             Tier::Vm => vm::run()?,
         }
