@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use crate::containerd::Containerd;
 use crate::image;
 use crate::machine::{Machine, PATIENCE, Plugins, alone, attempt, run, wait_until};
-use crate::network::{self, Backend, GATEWAY};
+use crate::network::{Backend, GATEWAY, Limits, Network};
 use crate::probe::ask;
 
 #[test]
@@ -20,7 +20,7 @@ fn the_same_holds_for_the_go_plugins() {
 }
 
 fn cycles(machine: &Machine, count: usize) {
-    network::configure(machine, Backend::Iptables);
+    Network::configure(machine, Backend::Iptables, Limits::Network);
     let _containerd = Containerd::set_up();
     let mut first = None;
     for n in 1..=count {

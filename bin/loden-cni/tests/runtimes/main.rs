@@ -25,3 +25,4 @@ mod network;
 mod podman;
 mod pods;
 mod probe;
+mod trouble;

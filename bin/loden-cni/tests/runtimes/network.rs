@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::machine::{Machine, NETWORKS, Plugins};
+use crate::machine::{Machine, NETWORKS, Plugins, run};
 
 /// The network's name.
 pub(crate) const NAME: &str = "cbr0";
@@ -29,37 +29,81 @@ impl Backend {
     }
 }
 
-/// flannel's subnet file, and the network's one file. The masquerade is our plugins' own, so that there is more to clean up.
-pub(crate) fn configure(machine: &Machine, backend: Backend) {
-    fs::create_dir_all("/run/flannel").unwrap();
-    fs::write(
-        "/run/flannel/subnet.env",
-        "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:10:244::/56\n\
-         FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n",
-    )
-    .unwrap();
-    let list = json!({"cniVersion": "1.0.0", "name": NAME, "plugins": plugins(machine.plugins, backend)});
-    fs::write(format!("{NETWORKS}/10-flannel.conflist"), list.to_string()).unwrap();
+/// Where the limits of bandwidth come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limits {
+    /// The network's configuration: every container has them.
+    Network,
+    /// The runtime, container by container.
+    Runtime,
 }
 
-fn plugins(plugins: Plugins, backend: Backend) -> Vec<Value> {
-    let first = match plugins {
-        Plugins::Ours => json!({
+/// A network that runtimes find.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network {
+    backend: Backend,
+}
+
+impl Network {
+    /// Writes its file, and flannel's subnet file. The masquerade is our plugins' own, so that there is more to clean up.
+    pub(crate) fn configure(machine: &Machine, backend: Backend, limits: Limits) -> Self {
+        fs::create_dir_all("/run/flannel").unwrap();
+        fs::write(
+            "/run/flannel/subnet.env",
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:10:244::/56\n\
+             FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n",
+        )
+        .unwrap();
+        let plugins = plugins(machine.plugins, backend, limits);
+        // The newest version that these runtimes know.
+        let list = json!({"cniVersion": "1.0.0", "name": NAME, "plugins": plugins});
+        fs::write(format!("{NETWORKS}/10-flannel.conflist"), list.to_string()).unwrap();
+        Self { backend }
+    }
+
+    /// Port mappings are where they were asked for, and nowhere else.
+    #[track_caller]
+    pub(crate) fn assert_backend(self) {
+        let rules = run("nft", &["list", "ruleset"]);
+        let there = ["jump CNI-DN-", "table ip cni_hostport"].map(|part| rules.contains(part));
+        assert_eq!(there, [self.backend == Backend::Iptables, self.backend == Backend::Nftables], "{rules}");
+    }
+}
+
+/// The value that `tuning` gives to [`TUNED`].
+pub(crate) const TUNED_TO: &str = "2";
+/// A setting of the container's link whose default is another.
+pub(crate) const TUNED: &str = "net/ipv4/conf/eth0/arp_announce";
+
+fn plugins(plugins: Plugins, backend: Backend, limits: Limits) -> Vec<Value> {
+    let mut all = vec![
+        json!({
             "type": "flannel",
-            "delegate": {"hairpinMode": true, "isDefaultGateway": true, "ipMasqBackend": if backend == Backend::Nftables {"nftables".into()} else {Value::Null}},
+            "delegate": {"hairpinMode": true, "isDefaultGateway": true, "ipMasqBackend": backend.word()},
         }),
-        // Debian has no flannel: this is what it would make of it. Its masquerade outlives a container whose namespace went first.
-        Plugins::Debian => json!({
-            "type": "bridge", "mtu": 1450, "isGateway": true, "isDefaultGateway": true, "hairpinMode": true, "ipMasq": false,
+        json!({"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_announce": TUNED_TO}, "txQLen": 500}),
+        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
+        json!({"type": "portmap", "capabilities": {"portMappings": true}, "backend": backend.word()}),
+        json!({"type": "firewall", "backend": "iptables"}),
+    ];
+    if limits == Limits::Network {
+        let rate = 800_000_000;
+        all[2] = json!({
+            "type": "bandwidth",
+            "ingressRate": rate, "ingressBurst": rate, "egressRate": rate, "egressBurst": rate,
+        });
+    }
+    if plugins == Plugins::Debian {
+        // Debian has no flannel: this is what it would make of it. What the Go plugins leave of a container whose namespace went first,
+        // its masquerade and its backup of the link, is left out.
+        all[0] = json!({
+            "type": "bridge", "mtu": 1450, "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
             "ipam": {
                 "type": "host-local", "routes": [{"dst": "10.244.0.0/16"}, {"dst": "fd00:10:244::/56"}],
                 "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]],
             },
-        }),
-    };
-    let mut ports = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-    if plugins == Plugins::Ours {
-        ports["backend"] = json!(backend.word());
+        });
+        all[1].as_object_mut().unwrap().remove("txQLen");
     }
-    vec![first, ports]
+    all
 }

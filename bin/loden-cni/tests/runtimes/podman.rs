@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use loden_netlink::NetNs;
+use loden_netlink::{NetNs, sysctl};
 
 use crate::machine::{HERE, Machine, NETWORKS, PLUGINS, Plugins, THERE, alone, run};
-use crate::network::{self, Backend, GATEWAY};
+use crate::network::{self, Backend, GATEWAY, Limits, Network, TUNED, TUNED_TO};
 use crate::probe::{Echo, ask, ask_from, ask_udp, assert_silent};
 use crate::{image, probe};
 
@@ -17,12 +17,17 @@ fn fifty_cycles_with_iptables_leave_what_one_leaves() {
 }
 
 #[test]
+fn fifty_cycles_with_nftables_leave_what_one_leaves() {
+    alone(Plugins::Ours, |machine| cycles(machine, Backend::Nftables, CYCLES));
+}
+
+#[test]
 fn the_same_holds_for_the_go_plugins() {
     alone(Plugins::Debian, |machine| cycles(machine, Backend::Iptables, 3));
 }
 
 fn cycles(machine: &Machine, backend: Backend, count: usize) {
-    network::configure(machine, backend);
+    Network::configure(machine, backend, Limits::Network);
     let podman = Podman::set_up();
     let mut first = None;
     for n in 1..=count {
@@ -73,6 +78,7 @@ fn reach(machine: &Machine, web: &Seen, other: &Seen) {
     from_web(&told);
     assert_eq!(told.to.to_string(), other.ip);
     assert_eq!(ask_from(&web.namespace, &other.ip, 80).from, other.name);
+    assert_eq!(sysctl::read_in(&web.namespace, TUNED).unwrap().as_deref(), Some(TUNED_TO));
     // The published port: from outside with the asker's own address,
     for family in [0, 1] {
         let told = ask_from(&machine.outside, HERE[family], 8080);

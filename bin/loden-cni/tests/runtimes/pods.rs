@@ -1,12 +1,13 @@
 //! Pod sandboxes, as the kubelet asks containerd for them.
 
-use loden_netlink::NetNs;
 use std::collections::HashMap;
 
-use crate::containerd::{Containerd, log_text, remove_namespace};
+use loden_netlink::{NetNs, sysctl};
+
+use crate::containerd::{Containerd, log_text};
 use crate::cri::{LinuxConfig, Metadata, PortMapping, Runtime, SandboxConfig};
-use crate::machine::{HERE, Machine, Plugins, THERE, alone};
-use crate::network::{self, Backend, GATEWAY};
+use crate::machine::{HERE, Machine, Plugins, THERE, alone, run};
+use crate::network::{Backend, GATEWAY, Limits, Network, TUNED, TUNED_TO};
 use crate::probe::{Echo, ask, ask_from, ask_udp, assert_silent};
 
 #[test]
@@ -15,12 +16,17 @@ fn sandboxes_come_and_go_with_iptables() {
 }
 
 #[test]
+fn sandboxes_come_and_go_with_nftables() {
+    alone(Plugins::Ours, |machine| cycles(machine, Backend::Nftables, 20));
+}
+
+#[test]
 fn the_same_holds_for_the_go_plugins() {
     alone(Plugins::Debian, |machine| cycles(machine, Backend::Iptables, 2));
 }
 
 fn cycles(machine: &Machine, backend: Backend, count: usize) {
-    network::configure(machine, backend);
+    let network = Network::configure(machine, backend, Limits::Runtime);
     let containerd = Containerd::set_up();
     let runtime = containerd.runtime();
     assert_ready(&runtime);
@@ -28,6 +34,7 @@ fn cycles(machine: &Machine, backend: Backend, count: usize) {
     for n in 1..=count {
         let (web, other) = pair(&runtime, n);
         reach(machine, &web, &other);
+        network.assert_backend();
         end(&runtime, web);
         end(&runtime, other);
         assert_silent(&machine.outside, HERE[0], 8080);
@@ -40,79 +47,30 @@ fn cycles(machine: &Machine, backend: Backend, count: usize) {
     machine.tell(&format!("{count} cycles"));
 }
 
-#[test]
-fn a_sandbox_ends_whatever_happened_to_it() {
-    alone(Plugins::Ours, |machine| {
-        network::configure(machine, Backend::Iptables);
-        let mut containerd = Containerd::set_up();
-        let runtime = containerd.runtime();
-        let (web, other) = pair(&runtime, 0);
-        end(&runtime, web);
-        end(&runtime, other);
-        let before = machine.at_rest();
-
-        let (web, other) = pair(&runtime, 1);
-        remove_namespace(&web.namespace_name);
-        remove_namespace(&other.namespace_name);
-        end(&runtime, web);
-        end(&runtime, other);
-        machine.assert_holds(&before, "after network namespaces were removed");
-
-        let (web, other) = pair(&runtime, 2);
-        containerd = containerd.killed_and_started();
-        reach(machine, &web, &other);
-        containerd = containerd.killed_and_started();
-        end(&runtime, web);
-        end(&runtime, other);
-        machine.assert_holds(&before, "after containerd was killed");
-
-        let (web, other) = pair(&runtime, 3);
-        runtime.stop_pod_sandbox(&web.id).unwrap();
-        runtime.stop_pod_sandbox(&web.id).unwrap();
-        containerd = containerd.killed_and_started();
-        end(&runtime, web);
-        end(&runtime, other);
-        machine.assert_holds(&before, "after sandboxes were stopped again and again");
-
-        let (web, other) = pair(&runtime, 4);
-        let _containerd = containerd.rebooted();
-        // The kubelet ends what it finds.
-        end(&runtime, web);
-        end(&runtime, other);
-        let (web, other) = pair(&runtime, 5);
-        reach(machine, &web, &other);
-        end(&runtime, web);
-        end(&runtime, other);
-        machine.assert_holds(&before, "after a reboot");
-    });
-}
-
 /// A sandbox that runs.
 #[derive(Debug)]
-struct Pod {
-    id: String,
+pub(crate) struct Pod {
+    pub(crate) id: String,
     name: String,
     ips: [String; 2],
     namespace: NetNs,
-    namespace_name: String,
+    pub(crate) namespace_name: String,
 }
 
 /// A sandbox with host ports, and one without.
 #[track_caller]
-fn pair(runtime: &Runtime, n: usize) -> (Pod, Pod) {
-    let port = |protocol, container_port, host_port| PortMapping {
-        protocol,
-        container_port,
-        host_port,
-        host_ip: String::new(),
-    };
-    let web = start(runtime, &format!("web{n}"), vec![port(0, 80, 8080), port(1, 53, 5353)]);
+pub(crate) fn pair(runtime: &Runtime, n: usize) -> (Pod, Pod) {
+    let web =
+        start(runtime, &format!("web{n}"), vec![tcp(80, 8080), PortMapping { protocol: 1, ..tcp(53, 5353) }]);
     (web, start(runtime, &format!("other{n}"), Vec::new()))
 }
 
-#[track_caller]
-fn start(runtime: &Runtime, name: &str, port_mappings: Vec<PortMapping>) -> Pod {
-    let config = SandboxConfig {
+pub(crate) fn tcp(container_port: i32, host_port: i32) -> PortMapping {
+    PortMapping { protocol: 0, container_port, host_port, host_ip: String::new() }
+}
+
+pub(crate) fn config(name: &str, port_mappings: Vec<PortMapping>) -> SandboxConfig {
+    SandboxConfig {
         metadata: Some(Metadata {
             name: name.to_owned(),
             uid: format!("{name}-uid"),
@@ -120,10 +78,17 @@ fn start(runtime: &Runtime, name: &str, port_mappings: Vec<PortMapping>) -> Pod 
         }),
         hostname: name.to_owned(),
         port_mappings,
-        annotations: HashMap::new(),
+        // What the bandwidth plugin is to do.
+        annotations: HashMap::from(
+            ["ingress", "egress"].map(|way| (format!("kubernetes.io/{way}-bandwidth"), "80M".to_owned())),
+        ),
         linux: Some(LinuxConfig {}),
-    };
-    let id = done(runtime.run_pod_sandbox(config));
+    }
+}
+
+#[track_caller]
+pub(crate) fn start(runtime: &Runtime, name: &str, port_mappings: Vec<PortMapping>) -> Pod {
+    let id = done(runtime.run_pod_sandbox(config(name, port_mappings)));
     let told = done(runtime.pod_sandbox_status(&id));
     let status = told.status.unwrap();
     assert_eq!(status.state, 0, "{status:?}");
@@ -147,7 +112,7 @@ fn start(runtime: &Runtime, name: &str, port_mappings: Vec<PortMapping>) -> Pod 
 
 /// Stops and removes a sandbox, as the kubelet does.
 #[track_caller]
-fn end(runtime: &Runtime, pod: Pod) {
+pub(crate) fn end(runtime: &Runtime, pod: Pod) {
     // An open namespace would not go.
     drop(pod.namespace);
     done(runtime.stop_pod_sandbox(&pod.id));
@@ -155,7 +120,7 @@ fn end(runtime: &Runtime, pod: Pod) {
 }
 
 #[track_caller]
-fn done<T>(answer: Result<T, String>) -> T {
+pub(crate) fn done<T>(answer: Result<T, String>) -> T {
     answer.unwrap_or_else(|refused| panic!("{refused}\n{}", log_text()))
 }
 
@@ -166,7 +131,7 @@ fn assert_ready(runtime: &Runtime) {
 }
 
 #[track_caller]
-fn reach(machine: &Machine, web: &Pod, other: &Pod) {
+pub(crate) fn reach(machine: &Machine, web: &Pod, other: &Pod) {
     for family in [0, 1] {
         let told = ask_from(&other.namespace, &web.ips[family], 80);
         assert_eq!((told.from.as_str(), told.to.to_string()), (web.name.as_str(), other.ips[family].clone()));
@@ -174,6 +139,10 @@ fn reach(machine: &Machine, web: &Pod, other: &Pod) {
         assert_eq!((told.from.as_str(), told.to.to_string().as_str()), (web.name.as_str(), THERE[family]));
     }
     assert_eq!(ask_from(&web.namespace, &other.ips[0], 80).from, other.name);
+    assert_eq!(sysctl::read_in(&web.namespace, TUNED).unwrap().as_deref(), Some(TUNED_TO));
+    let limits = run("tc", &["qdisc", "show"]);
+    assert_eq!(limits.matches("tbf").count(), 4, "two pods, two ways: {limits}");
+    assert_eq!(limits.matches("rate 80Mbit").count(), 4, "{limits}");
     let told = ask("127.0.0.1", 8080);
     assert_eq!((told.from.as_str(), told.to.to_string().as_str()), (web.name.as_str(), GATEWAY[0]));
     assert_eq!(ask_from(&web.namespace, HERE[0], 8080).from, web.name);
