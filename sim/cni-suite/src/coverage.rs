@@ -66,7 +66,11 @@ pub fn table(cases: &[Case]) -> Result<Table, Failure> {
     let mut table = Table { text: HEAD.to_owned(), empty: Vec::new() };
     for plugin in &plugins {
         let own: Vec<&Case> = cases.iter().filter(|case| case.plugin == plugin.plugin).collect();
-        let cells = cells(&own)?;
+        let mut cells = cells(&own)?;
+        let implied = plugin.keys.iter().map(|key| key.key.as_str());
+        for key in implied.filter(|key| *key == "CNI_COMMAND" || key.starts_with("cniVersion=")) {
+            imply(&own, key, &mut cells);
+        }
         for (key, _) in cells.keys() {
             if !plugin.keys.iter().any(|known| known.key == *key) {
                 return Err(Failure::new(format!("{} has no key {key:?} in keys.yaml", plugin.plugin)));
@@ -86,6 +90,20 @@ pub fn table(cases: &[Case]) -> Result<Table, Failure> {
         )));
     }
     Ok(table)
+}
+
+/// A command, and a version of the configuration, is covered by every case that has it.
+fn imply<'a>(cases: &[&Case], key: &'a str, cells: &mut Cells<'a>) {
+    for (n, case) in cases.iter().enumerate() {
+        for (at, step) in case.steps.iter().enumerate() {
+            if let Some((command, _)) = step.call()
+                && step.plugin.as_ref().is_none_or(|name| *name == case.plugin)
+                && present(case, at, step, key)
+            {
+                cells.entry((key, command)).or_default().insert(n + 1);
+            }
+        }
+    }
 }
 
 fn cells<'a>(cases: &[&'a Case]) -> Result<Cells<'a>, Failure> {
@@ -143,11 +161,16 @@ fn present(case: &Case, at: usize, step: &Step, key: &str) -> bool {
             return true;
         }
     }
+    let path: Vec<&str> = key.split('.').collect();
+    // Taking a key away is a way to test it.
+    if has(&step.with, &path) || has(&case.with, &path) {
+        return true;
+    }
     let config = match &step.stdin {
         Some(text) => serde_json::from_str(text).unwrap_or(Value::Null),
         None => step.configuration(case),
     };
-    has(&config, &key.split('.').collect::<Vec<_>>())
+    has(&config, &path)
 }
 
 /// Whether a path leads somewhere, through every entry of a list, in any case of letters.
