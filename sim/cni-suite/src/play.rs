@@ -307,8 +307,10 @@ fn none() -> PrintRules {
 
 fn picture() -> Result<Snapshot, Failure> {
     let snapshot = Snapshot::here(&DIRECTORIES).map_err(|error| Failure::new(error.to_string()))?;
-    // Neighbour discovery and the like are not the plugins' doing.
-    Ok(snapshot.without(Section::Connections, |line| line.contains("icmpv6")))
+    // Neighbour discovery and membership of multicast groups are not the plugins' doing.
+    let by_itself =
+        |line: &str| line.contains("icmpv6") || line.contains("dst=224.") || line.contains("dst=ff0");
+    Ok(snapshot.without(Section::Connections, by_itself))
 }
 
 fn write(path: &str, content: &str) -> Result<(), Failure> {

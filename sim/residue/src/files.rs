@@ -41,19 +41,19 @@ fn walk(path: &Path, lines: &mut Vec<String>) -> Result<(), Error> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
-        lines.push(format!("{name} {mode:04o} {}", told(path, &content)));
+        lines.push(told(path, mode, &content));
     } else {
         lines.push(format!("{name} {mode:04o} (no regular file)"));
     }
     Ok(())
 }
 
-/// The content; but which address was given last says nothing about what is left.
-fn told(path: &Path, content: &[u8]) -> String {
+/// Mode and content; but which address was given last, and who wrote it, says nothing about what is left.
+fn told(path: &Path, mode: u32, content: &[u8]) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name.starts_with("last_reserved_ip.") {
-        return "(the address given last)".to_owned();
+        return format!("{} (the address given last)", path.display());
     }
     let shown = content.get(..TOLD).unwrap_or(content).escape_ascii();
-    format!("{} bytes \"{shown}\"", content.len())
+    format!("{} {mode:04o} {} bytes \"{shown}\"", path.display(), content.len())
 }

@@ -95,8 +95,9 @@ fn routes() -> Result<Vec<String>, Error> {
         for line in run("ip", &[family, "route", "show", "table", "all"])? {
             let words: Vec<&str> =
                 line.split_whitespace().filter(|word| !["linkdown", "dead"].contains(word)).collect();
-            // Routes of link-local addresses, and multicast routes, follow a link's carrier.
-            if !words.iter().any(|word| word.starts_with("fe80:") || word.starts_with("ff00::")) {
+            // Routes of link-local addresses, multicast routes and IPv6's own routes to addresses follow a link's carrier.
+            let own = family == "-6" && line.contains("table local proto kernel");
+            if !own && !words.iter().any(|word| word.starts_with("fe80:") || word.starts_with("ff00::")) {
                 lines.push(words.join(" "));
             }
         }
