@@ -11,7 +11,7 @@ mod test;
 mod tools;
 mod vm;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use command::{Cargo, step};
 use std::process::ExitCode;
@@ -53,8 +53,6 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Write `docs/cni-coverage.md`: which cases of the CNI suite cover which configuration key, by command.
-    CniCoverage,
     /// Check that every crate depends only on layers below its own.
     Layers,
 }
@@ -77,18 +75,8 @@ fn run(command: Command) -> Result<()> {
         Command::Dist => dist::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Floor { quick } => bench::floor(quick),
-        Command::CniCoverage => cni_coverage(),
         Command::Layers => layers::check(),
     }
-}
-
-/// Written before it is judged, so that an empty cell can be looked at.
-fn cni_coverage() -> Result<()> {
-    let table =
-        Cargo::new("run").args(["--quiet", "--package", "loden-cni-suite", "--", "coverage"]).output()?;
-    let path = layers::workspace_root()?.join("docs/cni-coverage.md");
-    std::fs::write(&path, table).with_context(|| format!("cannot write {path}"))?;
-    Cargo::new("test").args(["--quiet", "--package", "loden-cni-suite", "--test", "unit_coverage"]).run()
 }
 
 fn demo(arguments: &[String]) -> Result<()> {
