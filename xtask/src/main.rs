@@ -6,6 +6,7 @@ mod bench;
 mod command;
 mod debian;
 mod dist;
+mod fuzz;
 mod layers;
 mod test;
 mod tools;
@@ -53,6 +54,14 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Give the CNI plugins input that nobody should send, and see that they keep their promises. Builds cargo-fuzz once.
+    Fuzz {
+        /// How long each target runs, in seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Which targets; all of them when none is named.
+        targets: Vec<String>,
+    },
     /// Check that every crate depends only on layers below its own.
     Layers,
 }
@@ -75,6 +84,7 @@ fn run(command: Command) -> Result<()> {
         Command::Dist => dist::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Floor { quick } => bench::floor(quick),
+        Command::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Command::Layers => layers::check(),
     }
 }

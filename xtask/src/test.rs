@@ -1,12 +1,15 @@
 //! The tests by tier, cheapest first, so that a mistake is told early.
 
 use crate::command::{self, Cargo, require_root, step};
-use crate::{debian, layers, tools, vm};
+use crate::{debian, fuzz, layers, tools, vm};
 use anyhow::Result;
 use clap::ValueEnum;
 
 /// The version whose verdict CI goes by; another would judge other things.
 const CARGO_DENY: &str = "0.20.2";
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 60;
 
 /// A tier of tests; `ARCHITECTURE.md` says what belongs in which.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -17,6 +20,8 @@ pub(crate) enum Tier {
     Unit,
     /// The emulators under real clients: the vendor's SDKs and kubectl, fetched and kept beside the build.
     Peers,
+    /// Every fuzz target for a while, in namespaces where what it does harms nobody.
+    Fuzz,
     /// The real kernel, as root, in network namespaces of the tests' own.
     Kernel,
     /// Debian's podman and containerd call the plugins, as root, each test on a machine of its own.
@@ -41,6 +46,7 @@ pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
             Tier::Checks => checks()?,
             Tier::Unit => unit()?,
             Tier::Peers => peers()?,
+            Tier::Fuzz => fuzz::run(FUZZ_SECONDS, &[])?,
             Tier::Kernel => targets("kernel", "kernel_*")?,
             Tier::Runtimes => {
                 debian::install(debian::RUNTIMES)?;
@@ -79,7 +85,9 @@ fn deny() -> Result<()> {
             .args(["cargo-deny", "--locked", "--quiet", "--version", CARGO_DENY, "--root", tools.as_str()])
             .run()?;
     }
-    command::run(program.as_str(), &["--log-level", "error", "check", "bans", "licenses", "sources"])
+    command::run(program.as_str(), &["--log-level", "error", "check", "bans", "licenses", "sources"])?;
+    step("checks: fuzz targets");
+    fuzz::check(&program)
 }
 
 fn unit() -> Result<()> {

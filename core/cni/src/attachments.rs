@@ -76,7 +76,8 @@ fn entry(item: &Json) -> Result<Attachment, String> {
     let fields = Fields::of(item, KEYS[0]).map_err(|error| error.to_string())?;
     let text = |key: &str| -> Result<String, String> {
         let value = fields.string(key).map_err(|error| error.to_string())?;
-        value.map(str::to_owned).ok_or_else(|| format!("an entry of {:?} has no {key:?}", KEYS[0]))
+        let value = value.filter(|value| !value.is_empty() && !value.contains('\0'));
+        value.map(str::to_owned).ok_or_else(|| format!("an entry of {:?} has no usable {key:?}", KEYS[0]))
     };
     let attachment = Attachment { container_id: text("containerID")?, ifname: text("ifname")? };
     env::validate_container_id(&attachment.container_id).map_err(|error| error.to_string())?;
@@ -97,6 +98,7 @@ mod tests {
         assert!(read("").unwrap_err().message.contains("nothing was removed"));
         assert!(read(r#","cni.dev/valid-attachments":{}"#).is_err());
         assert!(read(r#","cni.dev/valid-attachments":[{"ifname":"eth0"}]"#).is_err());
+        assert!(read(r#","cni.dev/valid-attachments":[{"containerID":"c","ifname":""}]"#).is_err());
         assert!(read(r#","cni.dev/valid-attachments":[{"containerID":"../x","ifname":"eth0"}]"#).is_err());
         assert_eq!(read(r#","cni.dev/valid-attachments":null"#).unwrap(), ValidAttachments::default());
         assert_eq!(read(r#","cni.dev/attachments":[]"#).unwrap(), ValidAttachments::default());
