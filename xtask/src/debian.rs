@@ -10,10 +10,12 @@ use std::process::Command;
 pub(crate) struct Package {
     name: &'static str,
     proof: &'static str,
+    /// A service that would start with the installation and change the machine.
+    service: Option<&'static str>,
 }
 
 const fn package(name: &'static str, proof: &'static str) -> Package {
-    Package { name, proof }
+    Package { name, proof, service: None }
 }
 
 /// What the lab is looked at with. Loden itself needs none of them.
@@ -29,6 +31,8 @@ pub(crate) const TESTS: &[Package] = &[
     package("tcpdump", "/usr/bin/tcpdump"),
     package("strace", "/usr/bin/strace"),
     package("containernetworking-plugins", "/usr/lib/cni/bridge"),
+    package("dbus", "/usr/bin/dbus-daemon"),
+    Package { service: Some("firewalld.service"), ..package("firewalld", "/usr/sbin/firewalld") },
 ];
 
 /// The container runtimes that call the plugins, and what their containers run.
@@ -57,7 +61,8 @@ pub(crate) const VM: &[Package] = &[
 /// # Errors
 /// Something is missing and this is not root, or apt-get fails.
 pub(crate) fn install(packages: &[Package]) -> Result<()> {
-    let missing: Vec<_> = packages.iter().filter(|p| !Path::new(p.proof).exists()).map(|p| p.name).collect();
+    let absent: Vec<_> = packages.iter().filter(|p| !Path::new(p.proof).exists()).collect();
+    let missing: Vec<_> = absent.iter().map(|p| p.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -66,10 +71,24 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
         missing.join(" ")
     ))?;
     step(&format!("installing Debian packages: {}", missing.join(" ")));
+    absent.iter().filter_map(|p| p.service).try_for_each(mask)?;
     run("apt-get", &["update", "-qq"])?;
     let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
     words.extend(&missing);
     run("apt-get", &words).with_context(|| format!("cannot install {}", missing.join(" ")))
+}
+
+/// Keeps a service that is about to be installed from being started by systemd, now and at the next boot, as `systemctl mask` does.
+fn mask(service: &str) -> Result<()> {
+    let units = Path::new("/etc/systemd/system");
+    let unit = units.join(service);
+    if unit.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    step(&format!("masking {service}, so that it does not start (undo: systemctl unmask {service})"));
+    std::fs::create_dir_all(units)
+        .and_then(|()| std::os::unix::fs::symlink("/dev/null", &unit))
+        .with_context(|| format!("cannot mask {service} by {}", unit.display()))
 }
 
 /// The one package that `package` depends on and whose name begins with `prefix`.

@@ -150,6 +150,57 @@ fn eight_at_once_beside_two_thousand_chains() {
     }
 }
 
+/// GC finds what the runtime forgot in both backends, and nothing of another network or of a valid attachment.
+#[test]
+fn forgotten_rules_are_collected() {
+    for host in ["nft", "legacy"].map(Host::new) {
+        let ours = host.node.ours();
+        let pods: Vec<_> = (0..5).map(|_| Namespace::new("pod")).collect();
+        let made = [
+            ("gone1", "net1", "iptables"),
+            ("gone2", "net1", "nftables"),
+            ("kept1", "net1", "iptables"),
+            ("kept2", "net1", "nftables"),
+            ("gone1", "net2", "iptables"),
+        ];
+        for ((container, network, backend), pod) in made.into_iter().zip(&pods) {
+            let config = config_of(&host, json!({"name": network, "ipMasqBackend": backend}));
+            host.call(&ours, "bridge", "ADD", &Attachment::new(container, pod), &config).result();
+        }
+        let theirs =
+            "*nat\n-N CNI-0123456789abcdef01234567\n-A CNI-0123456789abcdef01234567 -j RETURN\nCOMMIT\n";
+        host.program("iptables-restore", &["--noflush"], theirs);
+        let before = rules(&host);
+        let valid =
+            json!([{"containerID": "kept1", "ifname": "eth0"}, {"containerID": "kept2", "ifname": "eth0"}]);
+        let config = config_of(
+            &host,
+            json!({"name": "net1", "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}),
+        );
+        host.call(&ours, "bridge", "GC", &Attachment::new("", &pods[0]), &config).silent();
+        let expected: Vec<String> =
+            before.iter().filter(|rule| !rule.contains(r#"\"net1\" id: \"gone1\""#)).cloned().collect();
+        let expected: Vec<String> = expected
+            .iter()
+            .filter(|rule| {
+                !rule.starts_with("-N ")
+                    || expected.iter().any(|other| other.starts_with(&rule.replace("-N", "-A")))
+            })
+            .cloned()
+            .collect();
+        assert_eq!(rules(&host), expected, "{}", host.variant);
+        assert_eq!(before.len() - expected.len(), 8, "{}", host.variant);
+        let native = host.node.home.sh("nft", &["list", "ruleset"]);
+        assert!(!native.contains("id: gone2") && native.matches("id: kept2").count() == 2, "{native}");
+        // Nothing is valid any more.
+        let config =
+            config_of(&host, json!({"name": "net1", "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}));
+        host.call(&ours, "bridge", "GC", &Attachment::new("", &pods[0]), &config).silent();
+        assert!(!rules(&host).iter().any(|rule| rule.contains(r#"\"net1\""#)), "{}", host.variant);
+        assert_eq!(rules(&host).iter().filter(|rule| rule.contains(r#"\"net2\""#)).count(), 6);
+    }
+}
+
 /// One process for each family that is written, none for taking away from nf_tables.
 #[test]
 fn programs_are_run_once_per_change() {
