@@ -303,14 +303,15 @@ fn gc_takes_what_names_the_network_and_nothing_else() {
     }
 }
 
-/// Bytes that a plugin got from the kernel over its sockets, with everything it started.
-fn received(net: &Mapped, command: &str, container: &str, config: &Value) -> u64 {
+/// What a plugin and everything it started said to the kernel, by strace.
+fn traced(net: &Mapped, command: &str, container: &str, config: &Value) -> String {
     let trace = net.node.path("trace");
     let program = format!("{}/portmap", net.node.ours());
     let file = net.node.write("config", &config.to_string());
+    let calls = "trace=execve,sendto,recvfrom,recvmsg";
     let output = net.node.home.ns.run(|| {
         Command::new("sh")
-            .args(["-c", &format!("exec strace -f -o {trace} -e trace=recvfrom,recvmsg {program} < {file}")])
+            .args(["-c", &format!("exec strace -f -v -o {trace} -e {calls} {program} < {file}")])
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", net.pod.path())
@@ -320,11 +321,53 @@ fn received(net: &Mapped, command: &str, container: &str, config: &Value) -> u64
     });
     let output = output.unwrap().expect("strace is needed");
     assert!(output.status.success(), "{output:?}");
-    let trace = std::fs::read_to_string(&trace).unwrap();
-    let sizes = trace.lines().filter_map(|line| line.rsplit_once("= ")?.1.parse::<u64>().ok());
-    let sum = sizes.sum();
+    std::fs::read_to_string(&trace).unwrap()
+}
+
+/// Bytes that came from the kernel over sockets.
+fn received(trace: &str) -> u64 {
+    let lines = trace.lines().filter(|line| line.contains("recvfrom(") || line.contains("recvmsg("));
+    let sum = lines.filter_map(|line| line.rsplit_once("= ")?.1.parse::<u64>().ok()).sum();
     assert!(sum > 0, "{trace}");
     sum
+}
+
+/// Programs that ran, the plugin included.
+fn programs(trace: &str) -> usize {
+    trace.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0")).count()
+}
+
+#[test]
+fn one_transaction_adds_only_what_is_missing_and_none_deletes_nothing() {
+    let net = Mapped::new();
+    let config = one_port(&net, json!({"backend": "nftables"}));
+    let count = |trace: &str, word: &str| trace.matches(word).count();
+    let first = traced(&net, "ADD", "first", &config);
+    assert_eq!(count(&first, "NFNL_MSG_BATCH_BEGIN"), 1, "both families, one transaction: {first}");
+    assert!(count(&first, "NFT_MSG_NEWCHAIN") >= 12, "{first}");
+    let later = traced(&net, "ADD", "later", &config);
+    assert_eq!(count(&later, "NFNL_MSG_BATCH_BEGIN"), 1, "{later}");
+    assert_eq!(count(&later, "NFT_MSG_DELRULE"), 0, "what is right is not written again: {later}");
+    let sent: String = later.lines().filter(|line| line.contains("sendto(")).collect();
+    assert_eq!(count(&sent, "NFT_MSG_NEWCHAIN"), 0, "{sent}");
+    // Two mappings of IPv4 and IPv6, two masqueraded sources of IPv4, one of IPv6.
+    assert_eq!(count(&sent, "NFT_MSG_NEWRULE"), 5, "{sent}");
+
+    let nothing = traced(&net, "DEL", "never-seen", &config);
+    assert_eq!(count(&nothing, "NFNL_MSG_BATCH_BEGIN"), 0, "{nothing}");
+    let gone = traced(&net, "DEL", "first", &config);
+    assert_eq!(count(&gone, "NFNL_MSG_BATCH_BEGIN"), 1, "{gone}");
+    for trace in [first, later, nothing, gone] {
+        assert_eq!(programs(&trace), 1, "{trace}");
+    }
+    let without = one_port(&net, json!({"runtimeConfig": null}));
+    assert_eq!(count(&traced(&net, "ADD", "none", &without), "sendto("), 0);
+
+    let config = one_port(&net, json!({"backend": "iptables"}));
+    assert_eq!(programs(&traced(&net, "ADD", "first", &config)), 1 + 2, "one per family");
+    assert_eq!(programs(&traced(&net, "ADD", "later", &config)), 1 + 2);
+    assert_eq!(programs(&traced(&net, "CHECK", "later", &config)), 1);
+    assert_eq!(programs(&traced(&net, "DEL", "later", &config)), 1);
 }
 
 #[test]
@@ -332,7 +375,7 @@ fn an_add_reads_as_much_beside_two_thousand_containers_as_beside_none() {
     let net = Mapped::new();
     let config = one_port(&net, json!({"backend": "nftables"}));
     net.portmap("ADD", &config).result();
-    let few = received(&net, "ADD", "few", &config);
+    let few = received(&traced(&net, "ADD", "few", &config));
     let mut others = String::new();
     for n in 0..2000 {
         let pod = format!("10.{}.{}.9", 100 + n / 250, n % 250);
@@ -345,7 +388,7 @@ fn an_add_reads_as_much_beside_two_thousand_containers_as_beside_none() {
         );
     }
     feed(&net, "nft", &["-f", "-"], &others);
-    let many = received(&net, "ADD", "many", &config);
+    let many = received(&traced(&net, "ADD", "many", &config));
     assert_eq!(many, few);
     net.portmap("CHECK", &config).silent();
     for container in ["few", "many", "c1"] {

@@ -131,9 +131,9 @@ pub(crate) fn serve_udp(namespace: &Namespace, port: u16) {
 /// The address that the server sees; `None` when nobody answers.
 pub(crate) fn ask_tcp(from: &Namespace, to: &str) -> Option<String> {
     let to: SocketAddr = to.parse().unwrap();
-    let stream = from.ns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1))).unwrap();
+    let stream = from.ns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).unwrap();
     let mut stream = stream.ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     Some(text)

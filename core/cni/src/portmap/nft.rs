@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use loden_firewall::{
-    Action, Base, Chain, ChainKind, Family, Hook, L4, Match, Rule, Table, TableName, priority,
+    Action, Base, Chain, ChainKind, Family, Hook, L4, MAX_COMMENT, Match, Rule, Table, TableName, priority,
 };
 
 use super::conditions;
@@ -76,12 +76,18 @@ pub fn layout(config: &PortmapConfig, v4: bool) -> Result<Table, Error> {
 /// The rules of one container for one address, each with the chain it belongs into.
 ///
 /// # Errors
-/// A protocol without ports.
+/// A protocol without ports, or a container whose ID is too long for a comment.
 pub fn rules(
     config: &PortmapConfig,
     address: IpNet,
     mark: &OwnMark,
 ) -> Result<Vec<(&'static str, Rule)>, Error> {
+    if mark.container_id.len() > MAX_COMMENT {
+        return Err(Error::internal(format!(
+            "the container's ID is {} bytes long, and the comment of an nftables rule takes {MAX_COMMENT}; use the iptables backend",
+            mark.container_id.len()
+        )));
+    }
     let target = address.addr();
     let v4 = target.is_ipv4();
     let mut rules = Vec::new();
@@ -302,11 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn protocols_without_ports_are_refused() {
+    fn what_no_rule_can_say_is_refused() {
         let mut config = config("");
         config.mappings[0].protocol = "icmp".to_owned();
         let address = config.container.v4.unwrap().into();
         assert!(rules(&config, address, &mark()).unwrap_err().message.contains("maps tcp, udp and sctp"));
+        let long = OwnMark::new("net", "eth0", &"c".repeat(129));
+        assert!(rules(&config, address, &long).unwrap_err().message.contains("129 bytes"));
     }
 
     #[test]
