@@ -54,6 +54,7 @@ pub(crate) const VM: &[Package] = &[
     package("iputils-ping", "/usr/bin/ping"),
     package("nftables", "/usr/sbin/nft"),
     package("procps", "/usr/sbin/sysctl"),
+    package("containernetworking-plugins", "/usr/lib/cni/bridge"),
 ];
 
 /// Installs those of `packages` that are missing.

@@ -30,6 +30,7 @@ const MODULES: &[&str] = &[
     "esp6",
     "xfrm_user",
     "dummy",
+    "8021q",
     "nft_flow_offload",
     "nf_flow_table_inet",
     // The cryptography of ESP; drbg gives its random numbers.
@@ -63,6 +64,7 @@ const MODULES: &[&str] = &[
 const TESTS: &[(&str, &[&str], Duration)] = &[
     ("vm_features", &[], Duration::from_secs(60)),
     ("vm_neighbours", &[], Duration::from_secs(60)),
+    ("vm_vlans", &[], Duration::from_secs(120)),
     ("kernel_route", &[], Duration::from_secs(60)),
     ("kernel_nft", &[], Duration::from_secs(90)),
     ("kernel_monitor", &[], Duration::from_secs(60)),
@@ -71,14 +73,20 @@ const TESTS: &[(&str, &[&str], Duration)] = &[
 ];
 
 /// What the tests are told by their environment: that they are inside, and to be content with less than on a machine of usual speed.
-const ENVIRONMENT: &[(&str, &str)] =
-    &[("LODEN_VM", "1"), ("LODEN_AGREEMENT_PLANS", "60"), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")];
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("LODEN_VM", "1"),
+    ("LODEN_CNI", "/vm/loden-cni"),
+    ("LODEN_AGREEMENT_PLANS", "60"),
+    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+];
 
 /// The programs of the machine at hand that the tests call.
 const PROGRAMS: &[&str] = &[
     "/bin/sh",
     "/usr/bin/ping",
     "/usr/bin/grep",
+    "/usr/lib/cni/bridge",
+    "/usr/lib/cni/host-local",
     "/usr/sbin/bridge",
     "/usr/sbin/ip",
     "/usr/sbin/nft",
@@ -86,7 +94,7 @@ const PROGRAMS: &[&str] = &[
 ];
 
 /// From power-on to power-off. A kernel under emulation takes seconds to come up, and then works several times slower than the machine.
-const LIMIT: Duration = Duration::from_secs(270);
+const LIMIT: Duration = Duration::from_secs(330);
 
 /// Runs the chosen tests in the virtual machine.
 ///
@@ -137,6 +145,8 @@ fn filled(kernel: &Kernel, init: &[programs::Program], tests: &[programs::Progra
     for program in PROGRAMS {
         programs::add(&mut archive, program, Utf8Path::new(program))?;
     }
+    // cargo builds it for the tests that start it.
+    programs::add(&mut archive, "vm/loden-cni", &find(tests, "loden-cni")?)?;
     for module in modules::in_order(&kernel.modules, MODULES)? {
         let path = format!("vm/{}.ko", module.name);
         writeln!(plan, "module /{path}")?;

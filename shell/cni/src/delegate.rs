@@ -64,7 +64,15 @@ impl Delegate {
         }
         // Nobody is left to tell when the log cannot be written.
         let _ = io::stderr().write_all(&output.stderr);
-        if call.command == Command::Add { reread(&output.stdout, call).map(Some) } else { Ok(None) }
+        if call.command != Command::Add {
+            return Ok(None);
+        }
+        reread(&output.stdout, call).map(Some).map_err(|error| {
+            // What it made is of no use to anybody.
+            let undone = self.run(&call.with_command(Command::Del), home);
+            let failure: Vec<String> = undone.err().map(|error| error.to_string()).into_iter().collect();
+            error.and_cleanup(&failure)
+        })
     }
 }
 

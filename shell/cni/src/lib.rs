@@ -57,8 +57,8 @@ const PLUGINS: [Plugin; 10] = [
     host_local::PLUGIN,
     loopback::PLUGIN,
     portmap::PLUGIN,
-    static_addresses::PLUGIN,
     ptp::PLUGIN,
+    static_addresses::PLUGIN,
     tuning::PLUGIN,
 ];
 

@@ -23,6 +23,12 @@ pub(crate) const GO: &str = "/usr/lib/cni";
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
+/// Where cargo built the binary, or where the virtual machine has it.
+fn binary_under_test() -> PathBuf {
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_loden-cni"));
+    std::env::var_os("LODEN_CNI").map_or_else(built, PathBuf::from)
+}
+
 /// A named namespace that goes with the value.
 #[derive(Debug)]
 pub(crate) struct Namespace {
@@ -61,6 +67,12 @@ impl Namespace {
         let output = self.ns.run(|| Command::new(program).args(args).output()).unwrap().unwrap();
         assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Whether one packet of a few comes back; the first may be lost to an address still being resolved.
+    pub(crate) fn reaches(&self, to: &str) -> bool {
+        let ping = || Command::new("ping").args(["-n", "-c", "2", "-i", "0.3", "-W", "1", to]).output();
+        self.ns.run(ping).unwrap().expect("iputils-ping is needed").status.success()
     }
 
     pub(crate) fn sysctl(&self, key: &str) -> String {
@@ -131,7 +143,7 @@ impl Node {
         let node = Self { home: Namespace::new("node"), root: tempfile::tempdir().unwrap() };
         fs::create_dir(node.root.path().join("bin")).unwrap();
         let binary = node.root.path().join("bin/loden-cni");
-        fs::copy(env!("CARGO_BIN_EXE_loden-cni"), &binary).unwrap();
+        fs::copy(binary_under_test(), &binary).unwrap();
         for name in loden_cni_plugins::names() {
             fs::hard_link(&binary, node.root.path().join("bin").join(name)).unwrap();
         }
