@@ -64,7 +64,7 @@ const MODULES: &[&str] = &[
 const TESTS: &[(&str, &[&str], Duration)] = &[
     ("vm_features", &[], Duration::from_secs(60)),
     ("vm_neighbours", &[], Duration::from_secs(60)),
-    ("vm_vlans", &[], Duration::from_secs(120)),
+    ("vm_vlans", &[], Duration::from_secs(150)),
     ("kernel_route", &[], Duration::from_secs(60)),
     ("kernel_nft", &[], Duration::from_secs(90)),
     ("kernel_monitor", &[], Duration::from_secs(60)),

@@ -390,7 +390,7 @@ fn status_says_what_is_in_the_way() {
     node.home.sh("ip", &["link", "delete", "cni0"]);
     node.home.sh("ip", &["link", "add", "cni0", "type", "bridge"]);
     status(&config).silent();
-    let mut vlan = config.clone();
+    let mut vlan = config;
     vlan["vlan"] = json!(7);
     let (code, text) = status(&vlan).error();
     assert_eq!(code, 50);

@@ -81,7 +81,9 @@ fn containers_reach_those_of_their_vlan_only() {
     for (container, pod, config) in [("c1", &one, &ten), ("c2", &two, &ten), ("c3", &other, &twenty)] {
         detach(&node, container, pod, config);
     }
-    node.assert_clean();
+    assert_eq!(node.residue(), Vec::<String>::new());
+    let left = node.home.link_names();
+    assert!(!left.iter().any(|name| name.starts_with("veth")), "{left:?}");
 }
 
 #[test]
