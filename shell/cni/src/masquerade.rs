@@ -25,9 +25,7 @@ fn failed(verb: &str, error: &dyn std::error::Error) -> Error {
 
 /// A socket, where the kernel has nf_tables.
 fn nf_tables(verb: &str) -> Result<Option<NftSocket>, Error> {
-    let mut socket = NftSocket::open().map_err(|error| failed(verb, &error))?;
-    let is_supported = socket.is_supported().map_err(|error| failed(verb, &error))?;
-    Ok(is_supported.then_some(socket))
+    NftSocket::open_if_supported().map_err(|error| failed(verb, &error))
 }
 
 /// Makes what the addresses send to other networks leave with the node's address. Without a `backend` it is nf_tables where the kernel has

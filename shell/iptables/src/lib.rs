@@ -121,8 +121,7 @@ impl Iptables {
     /// As [`Iptables::for_removal`].
     pub fn for_removal_in(family: Family, path: &OsStr) -> Result<Vec<Self>> {
         let mut places = Vec::new();
-        let mut socket = NftSocket::open()?;
-        if socket.is_supported()? {
+        if let Some(socket) = NftSocket::open_if_supported()? {
             places.push(Self { family, variant: Variant::Nft, programs: None, socket: Some(socket) });
         }
         if !legacy_tables(family).is_empty()
@@ -283,7 +282,10 @@ impl Iptables {
 
     fn is_usable(&mut self) -> Result<bool> {
         match self.variant {
-            Variant::Nft => Ok(self.socket()?.is_supported()?),
+            Variant::Nft => {
+                self.socket = NftSocket::open_if_supported()?;
+                Ok(self.socket.is_some())
+            }
             Variant::Legacy => Ok(fs::exists(self.family.legacy_names()).unwrap_or(false)
                 || programs::has_module(if self.family == Family::V4 { "ip_tables" } else { "ip6_tables" })),
         }

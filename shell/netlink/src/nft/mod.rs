@@ -40,6 +40,18 @@ impl NftSocket {
         Ok(Self { socket: NetlinkSocket::open(libc::NETLINK_NETFILTER, "netfilter", None)? })
     }
 
+    /// As [`NftSocket::open`]; `None` when this kernel has no nf_tables.
+    ///
+    /// # Errors
+    /// When the kernel cannot say.
+    pub fn open_if_supported() -> Result<Option<Self>> {
+        match Self::open() {
+            Ok(mut socket) => Ok(socket.is_supported()?.then_some(socket)),
+            Err(e) if e.errno() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Opens a socket in another namespace; the caller stays where it is.
     ///
     /// # Errors
