@@ -4,8 +4,10 @@
 //! A B C …), each line says median, minimum and 90th percentile with the processor time of the whole process tree, and the time that the hypervisor
 //! took away is printed with them. Everything happens in network namespaces and a directory in memory that are gone afterwards.
 
+mod contest;
 mod idle;
 mod kernel;
+mod plugins;
 mod pods;
 mod report;
 mod stage;
@@ -91,7 +93,7 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
     if arguments.record {
         let page = layers::workspace_root()?.join(PAGE);
         let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {page}"))?;
-        let text = report::replace_between_marks(&text, &results)
+        let text = report::replace_between_marks(&text, "results", &results)
             .with_context(|| format!("{page} has no marks for results"))?;
         std::fs::write(&page, text).with_context(|| format!("cannot write {page}"))?;
     }
@@ -108,6 +110,7 @@ pub(crate) fn floor(quick: bool) -> Result<()> {
 fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
     require_root("measuring makes network namespaces")?;
     debian::install(debian::TESTS)?;
+    debian::install(debian::BENCH)?;
     let programs = Programs::build()?;
     let runs = if arguments.quick { 5 } else { 40 };
     let watch = Duration::from_secs(if arguments.quick { 6 } else { 60 });

@@ -43,6 +43,9 @@ pub(crate) const RUNTIMES: &[Package] = &[
     package("runc", "/usr/sbin/runc"),
 ];
 
+/// What a benchmark counts instructions with.
+pub(crate) const BENCH: &[Package] = &[package("valgrind", "/usr/bin/valgrind")];
+
 /// A Python that can make virtual environments, where the machine's own cannot.
 pub(crate) const PYTHON: &[Package] =
     &[package("python3", "/usr/bin/python3"), package("python3-venv", "/usr/share/doc/python3-venv")];

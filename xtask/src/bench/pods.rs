@@ -1,28 +1,29 @@
 //! A pod's attachment and its removal: Loden's plugins, Debian's, and the floor, in turns.
 //!
-//! Every program has a bridge of its own on one node and gets the same namespaces: fresh, with nothing but `lo`. What is timed is what
+//! Every program has a bridge and a pod of its own on one node; between the runs the pod has nothing but `lo`. What is timed is what
 //! a runtime waits for, from the start of the process to its end. After each run it is checked, untimed, that the work was done: a DEL
 //! that returns before the kernel has removed the link would look fast.
 
 use super::Programs;
-use super::report::{Row, Who};
+use super::contest::{Contender, Verb, contest};
+use super::plugins::{self, DEBIAN, LINK};
+use super::report::{Reference, Row, Who};
 use super::stage::{Directory, Namespace, program, timed};
-use super::statistics::Sample;
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::camino::{Utf8Path, Utf8PathBuf};
 use std::process::Command;
 
-const LINK: &str = "eth0";
-/// Where Debian keeps the reference plugins.
-const DEBIAN: &str = "/usr/lib/cni";
+/// What `bridge` with `host-local`, alone and under `flannel`, took elsewhere: ADD and DEL.
+const FLANNEL: [Reference; 2] = [
+    Reference { min: 15.8, cpu: Some(22.0), processes: Some(3) },
+    Reference { min: 21.5, cpu: Some(20.0), processes: Some(3) },
+];
 
 /// One program on one node: how it attaches and detaches a pod.
-struct Subject {
+struct Subject<'a> {
     who: Who,
-    bridge: String,
+    bridge: &'a str,
     way: Way,
-    add: Vec<Sample>,
-    delete: Vec<Sample>,
 }
 
 enum Way {
@@ -32,72 +33,54 @@ enum Way {
     Floor { program: Utf8PathBuf, subnet: u8 },
 }
 
-impl Subject {
-    fn new(who: Who, bridge: &str, way: Way) -> Self {
-        Self { who, bridge: bridge.to_owned(), way, add: Vec::new(), delete: Vec::new() }
-    }
-
-    fn call(&self, verb: &str, pod: &Namespace, number: usize) -> Result<(Sample, String)> {
-        match &self.way {
-            Way::Plugin { folder, name, config } => {
-                let mut command = program(&folder.join(name));
-                command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", format!("pod-{number}"));
-                command.env("CNI_NETNS", pod.path()).env("CNI_IFNAME", LINK).env("CNI_PATH", folder);
-                timed(&mut command, Some(config))
+impl<'a> Subject<'a> {
+    /// The program on `node`, with a pod of its own that is clean between the runs.
+    fn contender(self, node: &'a Namespace, pod: &'a Namespace) -> Contender<'a> {
+        let Self { who, bridge, way } = self;
+        let stdin = match &way {
+            Way::Plugin { config, .. } => Some(config.clone()),
+            Way::Floor { .. } => None,
+        };
+        let make = move |verb: Verb, number: usize| match &way {
+            Way::Plugin { folder, name, .. } => {
+                plugins::call(folder, name, verb.as_str(), &format!("pod-{number}"), &pod.path())
             }
             Way::Floor { program: floor, subnet } => {
                 let mut command = program(floor);
                 let address = format!("10.99.{subnet}.{}/24", 2 + number % 250);
-                let port = format!("vethf{number}");
+                let (port, gateway) = (format!("vethf{number}"), format!("10.99.{subnet}.1"));
                 match verb {
-                    "ADD" => command.args(["attach", &pod.path(), &self.bridge, &port, LINK, &address]),
-                    _ => command.args(["detach", &pod.path(), LINK]),
+                    Verb::Add => {
+                        command.args(["attach", &pod.path(), bridge, &port, LINK, &address, &gateway])
+                    }
+                    Verb::Delete => command.args(["detach", &pod.path(), LINK]),
                 };
-                if verb == "ADD" {
-                    command.arg(format!("10.99.{subnet}.1"));
-                }
-                timed(&mut command, None)
+                command
             }
-        }
-    }
-
-    /// One pod comes and goes; the times count unless this is the first, which also makes the bridge.
-    fn round(&mut self, node: &Namespace, pod: &Namespace, number: usize, counts: bool) -> Result<()> {
-        let (add, _) = self.call("ADD", pod, number)?;
-        ensure!(self.ports(node)? == 1, "{} after ADD: the bridge {} has no port", self.who, self.bridge);
-        ensure!(
-            pod.ip(&format!("-o -4 address show dev {LINK}"))?.contains("inet "),
-            "{} after ADD: the pod has no address",
-            self.who
-        );
-        let (delete, _) = self.call("DEL", pod, number)?;
-        ensure!(self.ports(node)? == 0, "{} after DEL: the pod's link is still there", self.who);
-        if counts {
-            self.add.push(add);
-            self.delete.push(delete);
-        }
-        Ok(())
-    }
-
-    fn ports(&self, node: &Namespace) -> Result<usize> {
-        Ok(node.ip(&format!("-o link show master {}", self.bridge))?.lines().count())
+        };
+        let verify = move |verb: Verb, _: usize| {
+            let ports = node.ip(&format!("-o link show master {bridge}"))?.lines().count();
+            match verb {
+                Verb::Add => {
+                    ensure!(ports == 1, "the bridge {bridge} has {ports} ports");
+                    let shown = pod.ip(&format!("-o -4 address show dev {LINK}"))?;
+                    ensure!(shown.contains("inet "), "the pod has no address");
+                }
+                Verb::Delete => ensure!(ports == 0, "the pod's link is still there"),
+            }
+            Ok(())
+        };
+        Contender::new(who, make, stdin.as_deref(), verify)
     }
 }
 
 /// bridge -> host-local, and flannel -> bridge -> host-local, ADD and DEL of each.
 pub(crate) fn measure(programs: &Programs, runs: usize, floor_only: bool) -> Result<Vec<Row>> {
     let node = Namespace::new("node")?;
+    let pods = [Namespace::new("pod0")?, Namespace::new("pod1")?, Namespace::new("pod2")?];
+    let [pod, second, third] = &pods;
     let directory = Directory::new()?;
-    let plugins = directory.path.join("bin");
-    std::fs::create_dir_all(&plugins)?;
-    for name in ["flannel", "bridge", "host-local"] {
-        // Hard links, as people install it: then a delegate runs in the same process.
-        let copy = plugins.join("loden-cni");
-        if !copy.exists() {
-            std::fs::copy(&programs.cni, &copy).with_context(|| format!("cannot copy {}", programs.cni))?;
-        }
-        std::fs::hard_link(&copy, plugins.join(name)).context("cannot link a plugin's name")?;
-    }
+    let folder = plugins::install(programs, &directory)?;
     let bridge = |who: &str, subnet: u8| {
         let state = directory.path.join(format!("state-{who}"));
         let text = format!(
@@ -107,21 +90,23 @@ pub(crate) fn measure(programs: &Programs, runs: usize, floor_only: bool) -> Res
         directory.write(&format!("{who}.json"), &text)
     };
     let plugin = |folder: &Utf8Path, name, config| Way::Plugin { folder: folder.to_owned(), name, config };
-    let floor = |bridge: &str, subnet: u8| -> Result<Subject> {
+    let floor = |bridge: &'static str, subnet: u8| -> Result<Subject<'_>> {
         node.ip(&format!("link add {bridge} type bridge"))?;
         node.ip(&format!("link set {bridge} up"))?;
         node.ip(&format!("address add 10.99.{subnet}.1/24 dev {bridge}"))?;
-        Ok(Subject::new(Who::Floor, bridge, Way::Floor { program: programs.floor.clone(), subnet }))
+        let way = Way::Floor { program: programs.floor.clone(), subnet };
+        Ok(Subject { who: Who::Floor, bridge, way })
     };
 
-    let mut direct = vec![floor("br-floor", 3)?];
+    let mut direct = Vec::new();
     if !floor_only {
-        let ours = plugin(&plugins, "bridge", bridge("ours", 1)?);
+        let ours = plugin(&folder, "bridge", bridge("ours", 1)?);
         let peer = plugin(Utf8Path::new(DEBIAN), "bridge", bridge("peer", 2)?);
-        direct.insert(0, Subject::new(Who::Ours, "br-ours", ours));
-        direct.insert(1, Subject::new(Who::Debian, "br-peer", peer));
+        direct.push(Subject { who: Who::Ours, bridge: "br-ours", way: ours }.contender(&node, pod));
+        direct.push(Subject { who: Who::Debian, bridge: "br-peer", way: peer }.contender(&node, second));
     }
-    let mut rows = alternate("bridge → host-local", &node, direct, runs)?;
+    direct.push(floor("br-floor", 3)?.contender(&node, third));
+    let mut rows = Vec::from(contest("bridge → host-local", &node, direct, runs)?);
     if floor_only {
         return Ok(rows);
     }
@@ -138,27 +123,12 @@ pub(crate) fn measure(programs: &Programs, runs: usize, floor_only: bool) -> Res
             "delegate":{{"bridge":"br-flannel","isDefaultGateway":true,"hairpinMode":true}},"ipam":{{"dataDir":"{state}/state-flannel"}}}}"#
         ),
     )?;
-    let ours = Subject::new(Who::Ours, "br-flannel", plugin(&plugins, "flannel", config));
-    rows.extend(alternate("flannel → bridge → host-local", &node, vec![ours, floor("br-floor2", 5)?], runs)?);
+    let ours = Subject { who: Who::Ours, bridge: "br-flannel", way: plugin(&folder, "flannel", config) };
+    let contenders = vec![ours.contender(&node, pod), floor("br-floor2", 5)?.contender(&node, second)];
+    let [add, delete] = contest("flannel → bridge → host-local", &node, contenders, runs)?;
+    let [of_add, of_delete] = FLANNEL;
+    rows.extend([add.beside(of_add), delete.beside(of_delete)]);
     Ok(rows)
-}
-
-/// A B C A B C …, a fresh namespace for each.
-fn alternate(what: &str, node: &Namespace, mut subjects: Vec<Subject>, runs: usize) -> Result<Vec<Row>> {
-    for number in 0..=runs {
-        for (place, subject) in subjects.iter_mut().enumerate() {
-            let pod = Namespace::new(&format!("pod{place}"))?;
-            node.run(|| subject.round(node, &pod, number, number > 0))?;
-        }
-    }
-    let row = |verb: &str, pick: fn(&Subject) -> &Vec<Sample>| {
-        let mut row = Row::new(format!("{what} {verb}"));
-        for subject in &subjects {
-            row.add(subject.who, pick(subject));
-        }
-        row
-    };
-    Ok(vec![row("ADD", |subject| &subject.add), row("DEL", |subject| &subject.delete)])
 }
 
 /// What starting the process alone costs: a plugin that only says its version, and a floor that does nothing.

@@ -122,6 +122,31 @@ pub(crate) fn timed(command: &mut Command, stdin: Option<&Utf8Path>) -> Result<(
     Ok((Sample { wall, cpu, inside: super::statistics::inside(&told) }, told))
 }
 
+/// Runs a program to its end under `strace` and answers how many programs were started, itself included.
+///
+/// # Errors
+/// It cannot be started or fails.
+pub(crate) fn counted(command: &Command, stdin: Option<&Utf8Path>) -> Result<usize> {
+    let told = traced(command, stdin, &["-f", "-qq", "-e", "trace=execve"])?;
+    Ok(told.lines().filter(|line| line.contains("execve") && line.trim_end().ends_with("= 0")).count())
+}
+
+/// Runs a program to its end under `strace` with these options; answers what `strace` says.
+///
+/// # Errors
+/// It cannot be started or fails.
+pub(crate) fn traced(command: &Command, stdin: Option<&Utf8Path>, options: &[&str]) -> Result<String> {
+    let log = Utf8PathBuf::from(format!("/dev/shm/loden-bench-{}.strace", std::process::id()));
+    let mut traced = program(Utf8Path::new("/usr/bin/strace"));
+    traced.args(options).arg("-o").arg(&log).arg(command.get_program()).args(command.get_args());
+    traced.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let outcome = timed(&mut traced, stdin);
+    let told = std::fs::read_to_string(&log).with_context(|| format!("cannot read {log}"));
+    let _in_memory_only = std::fs::remove_file(&log);
+    outcome?;
+    told
+}
+
 /// User and system time of all children so far that have ended, and of theirs.
 fn children() -> Result<Duration> {
     let usage: Usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot read the children's times")?;
