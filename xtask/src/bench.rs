@@ -4,11 +4,15 @@
 //! A B C …), each line says median, minimum and 90th percentile with the processor time of the whole process tree, and the time that the hypervisor
 //! took away is printed with them. Everything happens in network namespaces and a directory in memory that are gone afterwards.
 
+mod addresses;
 mod contest;
+mod crowd;
 mod idle;
 mod kernel;
 mod plugins;
 mod pods;
+mod ports;
+mod profile;
 mod report;
 mod stage;
 mod statistics;
@@ -47,6 +51,12 @@ enum Part {
     Start,
     /// A pod's ADD and DEL
     Pods,
+    /// host-local among few and many reservations, and ptp
+    Addresses,
+    /// portmap, alone and among many containers' rules
+    Ports,
+    /// 250 pods, sixteen at a time
+    Crowd,
     /// 5,000 VXLAN peers
     Peers,
     /// One nf_tables transaction
@@ -55,46 +65,65 @@ enum Part {
     Idle,
     /// The binaries' sizes
     Size,
+    /// System calls and instructions of a pod's ADD and DEL
+    Profile,
 }
 
 /// What is measured, as built.
 pub(crate) struct Programs {
     cni: Utf8PathBuf,
-    flanneld: Utf8PathBuf,
-    loden: Utf8PathBuf,
     floor: Utf8PathBuf,
     measured: Utf8PathBuf,
     all: Vec<Binary>,
 }
 
 impl Programs {
-    fn build() -> Result<Self> {
-        let names = [dist::PRODUCTION, &["loden-floor", "loden-measured"]].concat();
-        let all = dist::build(&names)?;
-        let path = |name: &str| {
-            let found = all.iter().find(|binary| binary.name == name);
-            found.map(|binary| binary.path.clone()).with_context(|| format!("{name} was not built"))
+    /// Builds what these parts need; the daemons take minutes and only two parts look at them.
+    fn build(parts: &[Part]) -> Result<Self> {
+        let small = ["loden-cni", "loden-floor", "loden-measured"];
+        let daemons = parts.is_empty() || parts.iter().any(|part| matches!(part, Part::Idle | Part::Size));
+        let names = match daemons {
+            true => [dist::PRODUCTION, &["loden-floor", "loden-measured"]].concat(),
+            false => small.to_vec(),
         };
-        Ok(Self {
-            cni: path("loden-cni")?,
-            flanneld: path("flanneld")?,
-            loden: path("loden")?,
-            floor: path("loden-floor")?,
-            measured: path("loden-measured")?,
-            all,
-        })
+        let all = dist::build(&names)?;
+        let [cni, floor, measured] = small.map(|name| found(&all, name));
+        Ok(Self { cni: cni?, floor: floor?, measured: measured?, all })
     }
+
+    /// A binary of which only some parts have need.
+    pub(crate) fn path(&self, name: &str) -> Result<Utf8PathBuf> {
+        found(&self.all, name)
+    }
+}
+
+fn found(all: &[Binary], name: &str) -> Result<Utf8PathBuf> {
+    let found = all.iter().find(|binary| binary.name == name);
+    found.map(|binary| binary.path.clone()).with_context(|| format!("{name} was not built"))
 }
 
 /// Everything, ours beside peers and floor.
 pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
-    let results = measure(arguments, false)?;
-    println!("{results}");
+    let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    let mut told = Vec::new();
+    if arguments.parts != [Part::Profile] {
+        told.push(("results", measure(arguments, false)?));
+    }
+    if wanted(Part::Profile) {
+        let programs = prepared(&[Part::Profile])?;
+        step("counting: system calls and instructions");
+        told.push(("profile", profile::measure(&programs)?));
+    }
+    for (_, text) in &told {
+        println!("{text}");
+    }
     if arguments.record {
         let page = layers::workspace_root()?.join(PAGE);
-        let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {page}"))?;
-        let text = report::replace_between_marks(&text, "results", &results)
-            .with_context(|| format!("{page} has no marks for results"))?;
+        let mut text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {page}"))?;
+        for (name, part) in &told {
+            text = report::replace_between_marks(&text, name, part)
+                .with_context(|| format!("{page} has no marks for {name}"))?;
+        }
         std::fs::write(&page, text).with_context(|| format!("cannot write {page}"))?;
     }
     Ok(())
@@ -102,16 +131,20 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
 
 /// The floor alone: what the kernel's part of each operation costs on this machine.
 pub(crate) fn floor(quick: bool) -> Result<()> {
-    let parts = vec![Part::Pods, Part::Peers, Part::Table];
+    let parts = vec![Part::Pods, Part::Addresses, Part::Ports, Part::Peers, Part::Table];
     println!("{}", measure(&BenchArgs { quick, record: false, parts }, true)?);
     Ok(())
 }
 
-fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
+fn prepared(parts: &[Part]) -> Result<Programs> {
     require_root("measuring makes network namespaces")?;
     debian::install(debian::TESTS)?;
     debian::install(debian::BENCH)?;
-    let programs = Programs::build()?;
+    Programs::build(parts)
+}
+
+fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
+    let programs = prepared(&arguments.parts)?;
     let runs = if arguments.quick { 5 } else { 40 };
     let watch = Duration::from_secs(if arguments.quick { 6 } else { 60 });
     let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
@@ -126,6 +159,18 @@ fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
         step("measuring: pods");
         rows.extend(pods::measure(&programs, runs, floor_only)?);
     }
+    if wanted(Part::Addresses) {
+        step("measuring: reservations");
+        rows.extend(addresses::measure_reservations(&programs, runs, floor_only)?);
+        if !floor_only {
+            step("measuring: ptp");
+            rows.extend(addresses::measure_ptp(&programs, runs)?);
+        }
+    }
+    if wanted(Part::Ports) {
+        step("measuring: host ports");
+        rows.extend(ports::measure(&programs, runs, floor_only)?);
+    }
     if wanted(Part::Peers) {
         step("measuring: 5,000 vxlan peers");
         rows.extend(kernel::measure_peers(&programs, runs, floor_only)?);
@@ -138,6 +183,13 @@ fn measure(arguments: &BenchArgs, floor_only: bool) -> Result<String> {
     if !rows.is_empty() {
         let _infallible =
             writeln!(out, "{}\n{}", machine(stage::ticks()?.stolen_since(before)), report::table(&rows));
+    }
+    if wanted(Part::Crowd) {
+        step("measuring: 250 pods at once");
+        let before = stage::ticks()?;
+        let table = crowd::measure(&programs, if arguments.quick { 1 } else { 5 })?;
+        let stolen = stage::ticks()?.stolen_since(before);
+        let _infallible = writeln!(out, "{table}\nStolen by the hypervisor meanwhile: {stolen:.1} %.\n");
     }
     if wanted(Part::Idle) {
         step("measuring: flanneld with nothing to do");

@@ -12,6 +12,7 @@ pub mod attach;
 pub mod netlink;
 pub mod nft;
 pub mod peers;
+pub mod reserve;
 pub mod vxlan;
 
 use std::io;

@@ -1,4 +1,5 @@
-//! One nf_tables transaction with nothing around it: a table with a base chain and a masquerade rule; and its removal.
+//! One nf_tables transaction with nothing around it: a table with a base chain and a masquerade rule, and its removal; rules appended
+//! to that chain, and their removal.
 //!
 //! Formats: `linux/netfilter/nfnetlink.h`, `linux/netfilter/nf_tables.h`.
 
@@ -17,6 +18,7 @@ const NEWTABLE: u16 = SUBSYSTEM << 8;
 const DELTABLE: u16 = NEWTABLE + 2;
 const NEWCHAIN: u16 = NEWTABLE + 3;
 const NEWRULE: u16 = NEWTABLE + 6;
+const DELRULE: u16 = NEWTABLE + 8;
 const IPV4: [u8; 4] = [2, 0, 0, 0];
 const POSTROUTING: u32 = 4;
 const SRCNAT: u32 = 100;
@@ -38,6 +40,41 @@ pub fn add() -> Result<usize, Error> {
         b.attr(1, &be(POSTROUTING)).attr(2, &be(SRCNAT));
     });
     batch.attr(5, &be(1)).text(7, "nat");
+    rule(&mut batch);
+    finish("write the table", batch)?;
+    Ok(3)
+}
+
+/// How many rules [`add_rules`] appends: about what one mapped port takes.
+pub const RULES: usize = 3;
+
+/// Appends rules to the chain of a table that [`add`] has written.
+///
+/// # Errors
+/// When there is no such table; nothing has changed then.
+pub fn add_rules() -> Result<usize, Error> {
+    let mut batch = begin();
+    for _ in 0..RULES {
+        rule(&mut batch);
+    }
+    finish("append rules", batch)?;
+    Ok(RULES)
+}
+
+/// Deletes all rules of the chain.
+///
+/// # Errors
+/// When there is no such table.
+pub fn delete_rules() -> Result<usize, Error> {
+    let mut batch = begin();
+    batch.message(DELRULE, 0, &IPV4).text(1, TABLE).text(2, CHAIN);
+    finish("delete rules", batch)?;
+    Ok(RULES)
+}
+
+/// A rule at the end of the chain.
+fn rule(batch: &mut Batch) {
+    let be = |value: u32| value.to_be_bytes();
     batch.message(NEWRULE, flags::CREATE | flags::APPEND, &IPV4).text(1, TABLE).text(2, CHAIN);
     batch.nest(4, |b| {
         expression(b, "payload", |b| {
@@ -50,8 +87,6 @@ pub fn add() -> Result<usize, Error> {
         });
         expression(b, "masq", |_| {});
     });
-    finish("write the table", batch)?;
-    Ok(3)
 }
 
 /// Removes the table.

@@ -138,3 +138,33 @@ fn tables_are_the_same_by_both_ways() {
     assert!(read().is_none());
     node.refuses(FLOOR, &["nft-delete"], "delete the table");
 }
+
+#[test]
+fn rules_come_and_go_at_the_end_of_the_chain() {
+    let node = Named::new("rules");
+    let name = TableName { family: loden_firewall::Family::Ip, name: nft::TABLE.to_owned() };
+    let rules = || {
+        let listed = NftSocket::open_in(&node.ns).unwrap().table(&name).unwrap().unwrap();
+        listed.table.chains.get(nft::CHAIN).unwrap().rules.len()
+    };
+    node.refuses(FLOOR, &["nft-rules-add"], "append rules");
+    node.run(FLOOR, &["nft-add"], 3);
+    for _ in 0..2 {
+        node.run(FLOOR, &["nft-rules-add"], nft::RULES);
+    }
+    assert_eq!(rules(), 1 + 2 * nft::RULES);
+    node.run(FLOOR, &["nft-rules-delete"], nft::RULES);
+    assert_eq!(rules(), 0);
+}
+
+#[test]
+fn an_address_is_reserved_once() {
+    let node = Named::new("reserve");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    node.run(FLOOR, &["reserve", path, "10.1.0.5"], 1);
+    assert_eq!(std::fs::read(directory.path().join("10.1.0.5")).unwrap(), b"container\r\neth0");
+    node.refuses(FLOOR, &["reserve", path, "10.1.0.5"], "reserve 10.1.0.5");
+    node.run(FLOOR, &["release", path, "10.1.0.5"], 1);
+    node.refuses(FLOOR, &["release", path, "10.1.0.5"], "release 10.1.0.5");
+}

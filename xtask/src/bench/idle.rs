@@ -76,7 +76,7 @@ fn one(programs: &Programs, backend: &'static str, nodes: u16, watch: Duration) 
     let conf = directory.write("net-conf.json", &conf)?;
     let log = directory.path.join("flanneld.log");
     node.run(|| {
-        let mut emulator = Command::new(&programs.loden);
+        let mut emulator = Command::new(programs.path("loden")?);
         emulator.args(["kube-emulator", "--listen", API]).stdin(Stdio::null()).stdout(Stdio::null());
         let _emulator = Running(emulator.spawn().context("cannot start the API server")?);
         wait("the API server", || TcpStream::connect(API).is_ok(), String::new)?;
@@ -87,7 +87,7 @@ fn one(programs: &Programs, backend: &'static str, nodes: u16, watch: Duration) 
         }
 
         let begun = Instant::now();
-        let mut flanneld = Command::new(&programs.flanneld);
+        let mut flanneld = Command::new(programs.path("flanneld")?);
         flanneld.env("NODE_NAME", OWN).args(["-kube-subnet-mgr", "-ip-masq", "-healthz-ip=127.0.0.1"]);
         flanneld.args(["-healthz-port=8081", "-vpc-cidrs=none", "-set-node-network-unavailable=false"]);
         flanneld.arg(format!("-kube-api-url=http://{API}")).arg(format!("-net-config-path={conf}"));

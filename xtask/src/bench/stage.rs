@@ -107,14 +107,14 @@ pub(crate) fn timed(command: &mut Command, stdin: Option<&Utf8Path>) -> Result<(
         None => Stdio::null(),
     };
     command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let before = children()?;
+    let before = cpu_of_children()?;
     let begun = Instant::now();
     let output = command
         .spawn()
         .and_then(std::process::Child::wait_with_output)
         .with_context(|| format!("cannot start {command:?}"))?;
     let wall = begun.elapsed();
-    let cpu = children()?.saturating_sub(before);
+    let cpu = cpu_of_children()?.saturating_sub(before);
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("{command:?} failed: {told} {}", String::from_utf8_lossy(&output.stderr));
@@ -148,7 +148,7 @@ pub(crate) fn traced(command: &Command, stdin: Option<&Utf8Path>, options: &[&st
 }
 
 /// User and system time of all children so far that have ended, and of theirs.
-fn children() -> Result<Duration> {
+pub(crate) fn cpu_of_children() -> Result<Duration> {
     let usage: Usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot read the children's times")?;
     let micros = [usage.user_time(), usage.system_time()]
         .map(|time| time.tv_sec().saturating_mul(1_000_000).saturating_add(time.tv_usec()));

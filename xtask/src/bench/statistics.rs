@@ -44,7 +44,7 @@ impl Summary {
 }
 
 /// The smallest value that `percent` of the values do not exceed (nearest rank), of values in order.
-fn quantile(sorted: &[Duration], percent: usize) -> Option<Duration> {
+pub(crate) fn quantile(sorted: &[Duration], percent: usize) -> Option<Duration> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
 }

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use loden_floor::attach::{self, Attachment};
-use loden_floor::{Error, nft, report, vxlan};
+use loden_floor::{Error, nft, report, reserve, vxlan};
 
 const USAGE: &str = "loden-floor: the bare kernel work of Loden's operations, to measure them against.
 
 Usage: loden-floor attach NETNS BRIDGE PORT LINK ADDRESS/PREFIX GATEWAY
        loden-floor detach NETNS LINK
        loden-floor peers COUNT
-       loden-floor nft-add | nft-delete
+       loden-floor nft-add | nft-delete | nft-rules-add | nft-rules-delete
+       loden-floor reserve DIRECTORY ADDRESS | release DIRECTORY ADDRESS
        loden-floor nothing
 
 Works in the network namespace it is started in and checks nothing: use one made for it. Prints how many objects it made or removed and
@@ -52,6 +53,10 @@ fn run(words: &[&str]) -> Result<usize, Error> {
         ["peers", count] => vxlan::program(count.parse().map_err(|_| usage())?),
         ["nft-add"] => nft::add(),
         ["nft-delete"] => nft::delete(),
+        ["nft-rules-add"] => nft::add_rules(),
+        ["nft-rules-delete"] => nft::delete_rules(),
+        ["reserve", directory, address] => reserve::reserve(directory, address).map(|()| 1),
+        ["release", directory, address] => reserve::release(directory, address).map(|()| 1),
         ["nothing"] => Ok(0),
         _ => Err(usage()),
     }
