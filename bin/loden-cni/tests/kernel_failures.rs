@@ -12,6 +12,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -200,8 +201,20 @@ fn the_subnet_file_is_missing_or_cut_short() {
     config["cniVersion"] = json!("1.1.0");
     let status = || node.call(&node.ours(), "flannel", "STATUS", &Attachment::new("c1", &pod), &config);
     assert_eq!(status().error().0, 50);
+    // Besides, what flanneld has said about it.
+    fs::write(format!("{file}.waiting"), "node a: spec.podCIDR is not set\n").unwrap();
+    let (code, text) = status().error();
+    assert_eq!(code, 50);
+    assert!(text.contains("Check the flannel pod log for this node."), "{text}");
+    assert!(text.ends_with("s ago what it waits for: node a: spec.podCIDR is not set"), "{text}");
     fs::write(&file, SUBNET_ENV).unwrap();
     status().silent();
+    // The delegate's trouble is flannel's.
+    fs::write(&file, SUBNET_ENV.replace("10.244.1.1/24", "10.244.1.1/30")).unwrap();
+    fs::create_dir_all(node.path("state/networks/cbr0")).unwrap();
+    fs::write(node.path("state/networks/cbr0/10.244.1.2"), "c9\r\neth0").unwrap();
+    let (code, text) = status().error();
+    assert!(code == 50 && text.contains("(10.244.1.1-10.244.1.2) are reserved"), "{text}");
 }
 
 #[test]
@@ -317,35 +330,129 @@ fn delegates_are_found_by_path_and_run_as_programs_when_they_are_others() {
         "in the namespace that the runtime called from"
     );
     node.assert_clean();
+}
 
-    // Copies of the binary are other programs; what they do is the same.
-    fs::copy(node.path("bin/loden-cni"), node.path("first/flannel")).unwrap();
-    fs::copy(node.path("bin/loden-cni"), node.path("first/bridge")).unwrap();
-    fs::copy(node.path("bin/loden-cni"), node.path("first/host-local")).unwrap();
-    let copies = node.path("first");
-    fs::remove_file(node.path("state/networks/cbr0/last_reserved_ip.0")).unwrap();
-    node.call(&copies, "flannel", "ADD", &attachment, &config).result();
-    let by_copies = node.picture(&pod);
-    node.call(&copies, "flannel", "DEL", &attachment, &config).silent();
-    fs::remove_file(node.path("state/networks/cbr0/last_reserved_ip.0")).unwrap();
-    node.call(&node.ours(), "flannel", "ADD", &attachment, &config).result();
-    assert_eq!(node.picture(&pod), by_copies);
-    node.call(&node.ours(), "flannel", "DEL", &attachment, &config).silent();
+/// Programs that one command starts, itself included.
+fn starts(node: &Node, path: &str, command: &str, attachment: &Attachment<'_>, config: &Value) -> usize {
+    let log = node.path("starts");
+    let stdin = node.write("stdin", &config.to_string());
+    let run = || {
+        Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=execve", "-o", &log, &format!("{path}/flannel")])
+            .env_clear()
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", attachment.container)
+            .env("CNI_NETNS", &attachment.netns)
+            .env("CNI_IFNAME", attachment.ifname)
+            .env("CNI_PATH", path)
+            .stdin(fs::File::open(&stdin).unwrap())
+            .output()
+            .expect("apt-get install strace")
+    };
+    let output = node.home.ns.run(run).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    fs::read_to_string(log).unwrap().lines().filter(|line| line.ends_with("= 0")).count()
+}
+
+#[test]
+fn links_and_copies_of_the_program_are_one_process_and_others_are_not() {
+    let node = Node::new();
+    let pod = Namespace::new("pod");
+    let config = node.flannel_config(SUBNET_ENV);
+    let attachment = Attachment::new("c1", &pod);
+    let original = node.path("bin/loden-cni");
+    let names = ["flannel", "bridge", "host-local"];
+    let install = |how: &str, put: &dyn Fn(&str)| -> String {
+        let directory = node.path(how);
+        fs::create_dir(&directory).unwrap();
+        names.iter().for_each(|name| put(&format!("{directory}/{name}")));
+        directory
+    };
+    let mut pictures = Vec::new();
+    let copy = |to: &str| assert!(fs::copy(&original, to).unwrap() > 0);
+    for (directory, programs) in [
+        (install("hard", &|to| fs::hard_link(&original, to).unwrap()), 1),
+        (install("soft", &|to| std::os::unix::fs::symlink(&original, to).unwrap()), 1),
+        (install("copies", &copy), 1),
+        // A script of somebody's is run as what it is, and so is what it runs.
+        (
+            install("scripts", &|to| {
+                copy(to);
+                if to.ends_with("host-local") {
+                    fs::write(
+                        to,
+                        format!("#!/bin/sh\nexec {}/copies/host-local\n", node.root.path().display()),
+                    )
+                    .unwrap();
+                }
+            }),
+            3,
+        ),
+    ] {
+        let _ = fs::remove_file(node.path("state/networks/cbr0/last_reserved_ip.0"));
+        assert_eq!(starts(&node, &directory, "ADD", &attachment, &config), programs, "{directory}");
+        pictures.push(node.picture(&pod));
+        assert_eq!(starts(&node, &directory, "DEL", &attachment, &config), programs, "{directory}");
+        node.assert_clean();
+    }
+    assert!(pictures.windows(2).all(|two| two[0] == two[1]));
+}
+
+#[test]
+fn tracing_is_handed_on_to_other_programs() {
+    let node = Node::new();
+    let pod = Namespace::new("pod");
+    let log = node.path("log");
+    fs::remove_file(node.path("bin/host-local")).unwrap();
+    fs::write(
+        node.path("bin/host-local"),
+        format!(
+            "#!/bin/sh\necho $TRACEPARENT $TRACESTATE $BAGGAGE $CNI_ARGS >> {log}\nexec {GO}/host-local\n"
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(node.path("bin/host-local"), fs::Permissions::from_mode(0o755)).unwrap();
+    let environment = [
+        ("TRACEPARENT", "00-a-b-01"),
+        ("TRACESTATE", "s=1"),
+        ("BAGGAGE", "b=1"),
+        ("CNI_ARGS", "IgnoreUnknown=1"),
+    ];
+    let config = node.flannel_config(SUBNET_ENV).to_string();
+    let attachment = Attachment::new("c1", &pod);
+    node.call_with(&node.ours(), "flannel", "ADD", &attachment, &config, &environment).result();
+    node.call_with(&node.ours(), "flannel", "DEL", &attachment, &config, &environment).silent();
+    assert_eq!(fs::read_to_string(log).unwrap(), "00-a-b-01 s=1 b=1 IgnoreUnknown=1\n".repeat(2));
     node.assert_clean();
 }
 
 #[test]
-fn an_unreadable_kept_configuration_is_left_alone() {
+fn an_unreadable_kept_configuration_does_not_keep_the_address() {
     let node = Node::new();
     let pod = Namespace::new("pod");
     let config = node.flannel_config(SUBNET_ENV);
-    fs::create_dir_all(node.path("state/flannel")).unwrap();
-    for text in ["", "{", "[]", "{\"type\":1}", "{\"type\":\"bridge\"}"] {
+    let attachment = Attachment::new("c1", &pod);
+    for (text, knows_subnets) in [
+        ("", true),
+        ("{", true),
+        ("[]", false),
+        ("{\"type\":1}", true),
+        ("{\"type\":\"bridge\"}", false),
+        ("", false),
+    ] {
+        fs::write(node.path("subnet.env"), SUBNET_ENV).unwrap();
+        node.call(&node.ours(), "flannel", "ADD", &attachment, &config).result();
         fs::write(node.path("state/flannel/c1"), text).unwrap();
-        let answer = node.call(&node.ours(), "flannel", "DEL", &Attachment::new("c1", &pod), &config);
-        assert!(answer.success && answer.stdout.is_empty(), "{answer:?}");
+        if !knows_subnets {
+            // As after a start of the machine, before flanneld is up: the namespace is gone with everything else.
+            fs::remove_file(node.path("subnet.env")).unwrap();
+            pod.sh("ip", &["link", "delete", "eth0"]);
+        }
+        let answer = node.call(&node.ours(), "flannel", "DEL", &attachment, &config);
+        assert!(answer.success && answer.stdout.is_empty(), "{text}: {answer:?}");
         assert!(answer.stderr.contains("state/flannel/c1"), "{answer:?}");
-        assert_eq!(fs::read_to_string(node.path("state/flannel/c1")).unwrap(), text);
+        node.assert_clean();
+        assert_eq!(pod.link_names().len(), 1, "{text}");
     }
 }
 

@@ -206,10 +206,10 @@ fn what_is_not_built_is_refused_by_name() {
         &node.bridge_config(json!({"cniVersion": "1.1.0"})),
     )
     .silent();
-    std::fs::hard_link(node.path("bin/loden-cni"), node.path("bin/portmap")).unwrap();
+    std::fs::hard_link(node.path("bin/loden-cni"), node.path("bin/macvlan")).unwrap();
     let (_, text) =
-        node.call(&node.ours(), "portmap", "ADD", &attachment, &node.bridge_config(json!({}))).error();
-    assert!(text.contains("plugin \"portmap\" is not in this build"), "{text}");
+        node.call(&node.ours(), "macvlan", "ADD", &attachment, &node.bridge_config(json!({}))).error();
+    assert!(text.contains("plugin \"macvlan\" is not in this build"), "{text}");
     assert!(node.home.link_names().len() == 1);
 }
 

@@ -10,7 +10,7 @@ use crate::json::{Fields, Json, Mismatch};
 use crate::{Config, env};
 
 /// The key of the list, and the misspelling of it that runtimes send as well.
-const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+pub(crate) const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// One container's place in a network.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

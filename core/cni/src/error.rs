@@ -93,6 +93,20 @@ impl Error {
         self
     }
 
+    /// Adds what else failed, so that no failure hides another.
+    #[must_use]
+    pub fn and_also(mut self, others: impl IntoIterator<Item = Self>) -> Self {
+        let others: Vec<String> = others.into_iter().map(|other| other.to_string()).collect();
+        if !others.is_empty() {
+            if !self.details.is_empty() {
+                self.details.push_str("; ");
+            }
+            self.details.push_str("what failed besides: ");
+            self.details.push_str(&others.join("; "));
+        }
+        self
+    }
+
     /// The object as a plugin prints it: indented by four spaces, no `details` when empty, no newline at the end.
     pub fn render(&self) -> String {
         let mut fields = vec![

@@ -9,6 +9,7 @@ use loden_lease::SubnetEnv;
 use crate::conf::{Config, load_error};
 use crate::error::Error;
 use crate::json::Json;
+use crate::{attachments, host_local};
 
 /// Where flanneld says which subnet this node has, unless `subnetFile` says otherwise.
 pub const DEFAULT_SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -149,6 +150,49 @@ impl FlannelConfig {
             Error::internal(format!("`delegate` does not make a configuration: {}", error.message))
         })?;
         Ok(Delegate { kind, text })
+    }
+}
+
+impl FlannelConfig {
+    /// Where `host-local` keeps the reservations of this network, when that is the address plugin.
+    pub fn host_local_data_dir(&self) -> Option<&str> {
+        let text = |key| match self.ipam.get_exact(key) {
+            Some(Json::String(text)) if !text.is_empty() => Some(text.as_str()),
+            _ => None,
+        };
+        match text("type") {
+            None | Some("host-local") => Some(text("dataDir").unwrap_or(host_local::DEFAULT_DATA_DIR)),
+            Some(_) => None,
+        }
+    }
+
+    /// The delegate's configuration where no subnet file says what this node's subnets are: enough to clean up by, not to attach with.
+    ///
+    /// # Errors
+    /// As [`Self::delegate`].
+    pub fn delegate_without_subnets(&self) -> Result<Delegate, Error> {
+        self.delegate(&SubnetEnv { networks: Vec::new(), subnets: Vec::new(), mtu: 0, ip_masq: false })
+    }
+}
+
+/// A configuration for a delegate's GC: what it attached by, in the version of the GC and with its list of what must stay.
+pub fn for_gc(delegate: &[u8], gc: &Config) -> Option<String> {
+    let mut json = Json::parse(delegate).ok()?;
+    json.entries()?;
+    json.set("cniVersion", Json::from(gc.version.as_str()));
+    for key in attachments::KEYS {
+        if let Some(list) = gc.json.get_exact(key) {
+            json.set(key, list.clone());
+        }
+    }
+    Some(json.sorted().compact())
+}
+
+/// The network that a kept configuration is of.
+pub fn network_of_kept(text: &[u8]) -> Option<String> {
+    match Json::parse(text).ok()?.get_exact("name")? {
+        Json::String(name) => Some(name.clone()),
+        _ => None,
     }
 }
 

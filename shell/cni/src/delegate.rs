@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Output, Stdio};
 use std::time::Duration;
 
-use loden_cni_protocol::error::Error;
+use loden_cni_protocol::error::{Error, code};
 use loden_cni_protocol::{CniResult, Command, Json};
 use loden_netlink::NetNs;
 
@@ -60,7 +60,11 @@ impl Delegate {
             ))
         })?;
         if !output.status.success() {
-            return Err(failure(&output));
+            let error = failure(&output);
+            if matches!(call.command, Command::Gc | Command::Status) && is_from_before(&error) {
+                return Ok(None);
+            }
+            return Err(error);
         }
         // Nobody is left to tell when the log cannot be written.
         let _ = io::stderr().write_all(&output.stderr);
@@ -127,6 +131,14 @@ fn start(path: &Path, call: &Call) -> io::Result<Output> {
         }
     }
     child.wait_with_output()
+}
+
+/// Whether a plugin refused a command or version because it is older than that. Go's newer ones have no GC either and answer nothing; and
+/// the older ones miss the container that a GC is not about before they notice that they do not know GC.
+fn is_from_before(error: &Error) -> bool {
+    error.code == code::INCOMPATIBLE_VERSION
+        || error.message.starts_with("unknown CNI_COMMAND")
+        || (error.code == code::UNKNOWN_CONTAINER && error.message == "missing containerID")
 }
 
 /// What a failed plugin said, by the rules of the Go library's caller side.

@@ -13,7 +13,7 @@ mod call;
 mod delegate;
 mod firewall;
 mod flannel;
-mod host_local;
+pub mod host_local;
 mod loopback;
 mod masquerade;
 mod netns;
@@ -26,7 +26,8 @@ mod tuning;
 
 use std::io::Read;
 
-use loden_cni_protocol::error::{Error, code};
+pub use loden_cni_protocol::error::Error;
+use loden_cni_protocol::error::code;
 use loden_cni_protocol::{CniResult, Command, Config, Environment, version};
 
 use crate::call::Call;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use loden_kernel::{FileNotices, Kernel, Notices, SubnetFile};
 use loden_kube::{Cluster, EventKind, Events, NodeView, NodeWatch, Regarding};
-use loden_lease::{AssignmentError, BackendData, PreviousSubnets, assigned_subnets};
+use loden_lease::{
+    AssignmentError, BackendData, PreviousSubnets, assigned_subnets, render_waiting, waiting_file,
+};
 use loden_node::external::choose;
 use loden_node::{Admission, Fabric, Flaw, Network, Object, Step};
 use loden_telemetry::Readiness;
@@ -118,6 +120,7 @@ impl Daemon {
         loop {
             let outcome = self.round(publication).await?;
             self.settle_readiness(&outcome);
+            self.say_what_we_wait_for(&outcome);
             if file.is_none() {
                 file = FileNotices::new(self.file.path()).ok();
                 if file.is_some() {
@@ -451,6 +454,28 @@ impl Daemon {
             {
                 tracing::warn!(%error, "cannot tell the service manager");
             }
+        }
+    }
+}
+
+impl Daemon {
+    /// Leaves a note beside the subnet file for as long as that cannot be relied on, so that whoever asks the node gets an answer.
+    fn say_what_we_wait_for(&self, outcome: &Outcome) {
+        let path = waiting_file(self.file.path());
+        let done = match outcome {
+            Outcome::Right => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+                _ => Ok(()),
+            },
+            // A node that was right once has its subnet file, and pods start by it.
+            Outcome::Waiting(_) | Outcome::Wrong(_) if self.was_ready => Ok(()),
+            Outcome::Waiting(why) | Outcome::Wrong(why) => SubnetFile::new(path)
+                .write(&render_waiting(why))
+                .map(|_| ())
+                .map_err(|error| error.to_string()),
+        };
+        if let Err(error) = done {
+            tracing::debug!("cannot leave or remove the note about what we wait for: {error}");
         }
     }
 }

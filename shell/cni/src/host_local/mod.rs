@@ -1,6 +1,7 @@
 //! `host-local`: addresses out of ranges, reserved by files on this host.
 
 mod index;
+pub mod inventory;
 mod store;
 
 use std::fs::File;
@@ -258,11 +259,5 @@ fn gc(call: &Call) -> Result<(), Error> {
         return Ok(());
     };
     let mut failures = store.collect(|holder| holder.is_spared_by(&valid)).into_iter().map(plain);
-    match failures.next() {
-        None => Ok(()),
-        Some(first) => {
-            let others: Vec<String> = failures.map(|error| error.message).collect();
-            Err(first.with_details(others.join("; ")))
-        }
-    }
+    failures.next().map_or(Ok(()), |first| Err(first.and_also(failures)))
 }

@@ -313,6 +313,17 @@ impl Store {
         Ok(())
     }
 
+    /// Frees an address whose file has just this content. The index is made anew by the next one who needs it.
+    pub(crate) fn free_one(&mut self, address: IpAddr, content: &[u8]) -> Result<bool, StoreError> {
+        let name = address.to_string();
+        if self.content(&name)?.is_none_or(|found| found != content) {
+            return Ok(false);
+        }
+        self.complete = false;
+        self.unlink(&name)?;
+        Ok(true)
+    }
+
     /// Frees every reservation but those that `spares` wants kept; goes on after a failure.
     pub(crate) fn collect(&mut self, spares: impl Fn(&Holder) -> bool) -> Vec<StoreError> {
         if let Err(error) = self.read_all() {
@@ -340,7 +351,7 @@ impl Drop for Store {
     }
 }
 
-fn open_directory(directory: &Path) -> Result<Option<File>, StoreError> {
+pub(super) fn open_directory(directory: &Path) -> Result<Option<File>, StoreError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::empty()) {
         Ok(handle) => Ok(Some(handle.into())),
