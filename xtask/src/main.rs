@@ -12,7 +12,7 @@ mod test;
 mod tools;
 mod vm;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use command::{Cargo, step};
 use std::process::ExitCode;
@@ -62,6 +62,8 @@ enum Command {
         /// Which targets; all of them when none is named.
         targets: Vec<String>,
     },
+    /// Write `docs/cni-coverage.md`: which cases of the CNI suite cover which configuration key, by command.
+    CniCoverage,
     /// Check that every crate depends only on layers below its own.
     Layers,
 }
@@ -85,8 +87,18 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Floor { quick } => bench::floor(quick),
         Command::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
+        Command::CniCoverage => cni_coverage(),
         Command::Layers => layers::check(),
     }
+}
+
+/// Written before it is judged, so that an empty cell can be looked at.
+fn cni_coverage() -> Result<()> {
+    let table =
+        Cargo::new("run").args(["--quiet", "--package", "loden-cni-suite", "--", "coverage"]).output()?;
+    let path = layers::workspace_root()?.join("docs/cni-coverage.md");
+    std::fs::write(&path, table).with_context(|| format!("cannot write {path}"))?;
+    Cargo::new("test").args(["--quiet", "--package", "loden-cni-suite", "--test", "unit_coverage"]).run()
 }
 
 fn demo(arguments: &[String]) -> Result<()> {
