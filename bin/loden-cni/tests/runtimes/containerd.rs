@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cri::Runtime;
-use crate::image;
 use crate::machine::{NETWORKS, PLUGINS, names_in, run, wait_until};
+use crate::{image, network};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
 const CONFIG: &str = "/etc/containerd/config.toml";
@@ -40,9 +40,7 @@ impl Containerd {
         fs::create_dir_all("/var/lib/containerd").unwrap();
         run("mount", &["-t", "tmpfs", "tmpfs", "/var/lib/containerd"]);
         let containerd = Self::start();
-        for namespace in ["k8s.io", "default"] {
-            run("ctr", &["--namespace", namespace, "images", "import", image::ARCHIVE]);
-        }
+        import();
         containerd
     }
 
@@ -68,8 +66,29 @@ impl Containerd {
         Self::start()
     }
 
-    /// The machine goes down and comes up: no process, no namespace and no file of `/run` is left, the disk is as it was.
+    /// The machine goes down and comes up: no process, no namespace, no file of `/run` and nothing in the kernel is left, the disk is as
+    /// it was.
     pub(crate) fn rebooted(mut self) -> Self {
+        self.end_everything();
+        run("ip", &["link", "delete", network::BRIDGE]);
+        run("nft", &["flush", "ruleset"]);
+        Self::start()
+    }
+
+    /// The runtime's disk is lost, and every container with it: nobody will ever ask a plugin to detach them.
+    pub(crate) fn lost(mut self) -> Self {
+        self.end_everything();
+        run("umount", &["/var/lib/containerd"]);
+        run("mount", &["-t", "tmpfs", "tmpfs", "/var/lib/containerd"]);
+        for note in names_in("/var/lib/cni/results") {
+            fs::remove_file(format!("/var/lib/cni/results/{note}")).unwrap();
+        }
+        let containerd = Self::start();
+        import();
+        containerd
+    }
+
+    fn end_everything(&mut self) {
         self.kill();
         for entry in names_in("/proc") {
             let Some(process) = entry.parse().ok().and_then(Pid::from_raw) else { continue };
@@ -87,12 +106,9 @@ impl Containerd {
             run("umount", &["--lazy", point]);
         }
         fs::remove_dir_all("/run/containerd").unwrap();
-        run("ip", &["link", "delete", "cni0"]);
-        run("nft", &["flush", "ruleset"]);
-        Self::start()
     }
 
-    pub(crate) fn kill(&mut self) {
+    fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -102,10 +118,20 @@ impl Containerd {
     }
 }
 
+/// Gives the image to the kubelet's half and to `ctr`'s.
+fn import() {
+    for namespace in ["k8s.io", "default"] {
+        run("ctr", &["--namespace", namespace, "images", "import", image::ARCHIVE]);
+    }
+}
+
 /// Removes a named network namespace from under whoever uses it.
 pub(crate) fn remove_namespace(name: &str) {
     let path = format!("/run/netns/{name}");
-    run("umount", &["--lazy", &path]);
+    // Who was killed in between has made the file and not the mount.
+    if fs::read_to_string("/proc/self/mounts").unwrap().contains(&path) {
+        run("umount", &["--lazy", &path]);
+    }
     fs::remove_file(&path).unwrap();
 }
 

@@ -191,12 +191,6 @@ fn install(plugins: Plugins) {
             for name in loden_cni_plugins::names() {
                 fs::hard_link(&binary, format!("{PLUGINS}/{name}")).unwrap();
             }
-            // What this build has not is Debian's.
-            for name in
-                names_in("/usr/lib/cni").filter(|name| !loden_cni_plugins::names().contains(&name.as_str()))
-            {
-                fs::copy(format!("/usr/lib/cni/{name}"), format!("{PLUGINS}/{name}")).unwrap();
-            }
         }
     }
 }
@@ -231,6 +225,6 @@ pub(crate) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -
         if Instant::now() > deadline {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,10 +1,12 @@
 //! The network that the runtimes attach to, as flannel's own manifest configures it.
 
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::machine::{Machine, NETWORKS, Plugins, run};
+use crate::machine::{Machine, NETWORKS, PLUGINS, Plugins, names_in, run};
 
 /// The network's name.
 pub(crate) const NAME: &str = "cbr0";
@@ -39,9 +41,10 @@ pub(crate) enum Limits {
 }
 
 /// A network that runtimes find.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Network {
     backend: Backend,
+    plugins: Vec<Value>,
 }
 
 impl Network {
@@ -54,20 +57,60 @@ impl Network {
              FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n",
         )
         .unwrap();
-        let plugins = plugins(machine.plugins, backend, limits);
+        let network = Self { backend, plugins: plugins(machine.plugins, backend, limits) };
+        network.write();
+        network
+    }
+
+    /// The same network without one of its plugins.
+    pub(crate) fn without(mut self, plugin: &str) -> Self {
+        self.plugins.retain(|config| config["type"] != plugin);
+        self.write();
+        self
+    }
+
+    fn write(&self) {
         // The newest version that these runtimes know.
-        let list = json!({"cniVersion": "1.0.0", "name": NAME, "plugins": plugins});
+        let list = json!({"cniVersion": "1.0.0", "name": NAME, "plugins": self.plugins});
         fs::write(format!("{NETWORKS}/10-flannel.conflist"), list.to_string()).unwrap();
-        Self { backend }
+    }
+
+    /// Calls every plugin to collect what belongs to no container of `valid`, as a runtime would that knows how.
+    pub(crate) fn collect_garbage(&self, valid: &[&str]) {
+        let valid: Vec<Value> = valid.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
+        for plugin in &self.plugins {
+            let mut config = plugin.clone();
+            config["cniVersion"] = json!("1.1.0");
+            config["name"] = json!(NAME);
+            config["cni.dev/valid-attachments"] = json!(valid);
+            let name = plugin["type"].as_str().unwrap();
+            let mut child = Command::new(format!("{PLUGINS}/{name}"))
+                .env("CNI_COMMAND", "GC")
+                .env("CNI_PATH", PLUGINS)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{name} GC: {}", String::from_utf8_lossy(&output.stdout));
+        }
     }
 
     /// Port mappings are where they were asked for, and nowhere else.
     #[track_caller]
-    pub(crate) fn assert_backend(self) {
+    pub(crate) fn assert_backend(&self) {
         let rules = run("nft", &["list", "ruleset"]);
         let there = ["jump CNI-DN-", "table ip cni_hostport"].map(|part| rules.contains(part));
         assert_eq!(there, [self.backend == Backend::Iptables, self.backend == Backend::Nftables], "{rules}");
     }
+}
+
+/// Whether any plugin is at work.
+pub(crate) fn plugin_runs() -> bool {
+    names_in("/proc").any(|process| {
+        fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|program| program.starts_with(PLUGINS))
+    })
 }
 
 /// The value that `tuning` gives to [`TUNED`].
