@@ -32,9 +32,8 @@ const TARGETS: [Target; 3] = [
 /// A check fails.
 pub(crate) fn check(deny: &Utf8Path) -> Result<()> {
     Cargo::new("fmt").args(["--manifest-path", "fuzz/Cargo.toml", "--check"]).run()?;
-    let words =
-        ["--log-level", "error", "--manifest-path", "fuzz/Cargo.toml", "check", "--config", "deny.toml"];
-    command::run(deny.as_str(), &[&words[..], &["bans", "licenses", "sources"]].concat())
+    let words = ["--log-level", "error", "--manifest-path", "fuzz/Cargo.toml", "--config", "deny.toml"];
+    command::run(deny.as_str(), &[&words[..], &["check", "bans", "licenses", "sources"]].concat())
 }
 
 /// Runs `wanted` targets, or all, for `seconds` each.

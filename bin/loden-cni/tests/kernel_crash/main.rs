@@ -25,8 +25,6 @@ use serde_json::json;
 use support::Node;
 use tracer::{Trace, Victim, When};
 
-/// Most of a recovery is waiting for the kernel.
-const WORKERS: usize = 6;
 /// A broken build leaves something everywhere; so many are enough to see what.
 const MOST_FAILURES: usize = 12;
 
@@ -35,15 +33,51 @@ const SUBNET_ENV: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1
     FLANNEL_IPV6_NETWORK=fd00:10:244::/48\nFLANNEL_IPV6_SUBNET=fd00:10:244:1::1/126\n\
     FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
 
-fn flannel(node: &Node) -> Vec<Member> {
-    let mut config = node.flannel_config(SUBNET_ENV);
-    config["cniVersion"] = json!("1.1.0");
-    vec![Member { plugin: "flannel", config }]
+/// What a cluster's nodes run: flannel, host ports, and a rate, with rules of one backend.
+fn chain(node: &Node, backend: &str) -> Vec<Member> {
+    let mut flannel = node.flannel_config(SUBNET_ENV);
+    flannel["cniVersion"] = json!("1.1.0");
+    flannel["delegate"]["ipMasqBackend"] = json!(backend);
+    let portmap = json!({
+        "cniVersion": "1.1.0", "name": "cbr0", "type": "portmap", "backend": backend, "snat": true,
+        "runtimeConfig": {"portMappings": [
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+        ]},
+    });
+    let bandwidth = json!({
+        "cniVersion": "1.1.0", "name": "cbr0", "type": "bandwidth",
+        "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000,
+    });
+    vec![
+        Member { plugin: "flannel", config: flannel },
+        Member { plugin: "portmap", config: portmap },
+        Member { plugin: "bandwidth", config: bandwidth },
+    ]
 }
 
 #[test]
-fn flannel_killed_anywhere_leaves_nothing() {
-    crash_everywhere("flannel", flannel);
+fn a_chain_with_nftables_killed_anywhere_leaves_nothing() {
+    crash_everywhere("nftables", |node| chain(node, "nftables"), Points::EveryCall);
+}
+
+#[test]
+fn a_chain_with_iptables_killed_anywhere_leaves_nothing() {
+    crash_everywhere("iptables", |node| chain(node, "iptables"), Points::EveryEffect);
+}
+
+/// Most of a recovery is waiting for the kernel.
+fn workers() -> usize {
+    3 * thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Which calls are kill points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Points {
+    /// Every one.
+    EveryCall,
+    /// Those after a call that may have an effect: as many as there are states to be left in.
+    EveryEffect,
 }
 
 /// Work for one worker.
@@ -56,14 +90,14 @@ struct Found {
     failures: Vec<String>,
 }
 
-fn crash_everywhere(title: &str, chain: fn(&Node) -> Vec<Member>) {
+fn crash_everywhere(title: &str, chain: fn(&Node) -> Vec<Member>, wanted: Points) {
     let started = Instant::now();
-    let (points, names, mut found) = survey(chain);
+    let (points, names, mut found) = survey(chain, wanted);
     let total = points.len();
     let queue = Mutex::new(VecDeque::from(points));
     let results = Mutex::new(Found::default());
     thread::scope(|scope| {
-        for _ in 0..WORKERS {
+        for _ in 0..workers() {
             scope.spawn(|| work(chain, &queue, &results));
         }
     });
@@ -100,7 +134,7 @@ fn crash_everywhere(title: &str, chain: fn(&Node) -> Vec<Member>) {
 }
 
 /// Every kill point of the chain, by running each operation once without a kill.
-fn survey(chain: fn(&Node) -> Vec<Member>) -> (Vec<Point>, Vec<&'static str>, Found) {
+fn survey(chain: fn(&Node) -> Vec<Member>, wanted: Points) -> (Vec<Point>, Vec<&'static str>, Found) {
     let survey = move || {
         bed::separate_mounts();
         let node = Node::new();
@@ -116,7 +150,7 @@ fn survey(chain: fn(&Node) -> Vec<Member>) -> (Vec<Point>, Vec<&'static str>, Fo
                     let trace = bed.crash(plain, When::Never).unwrap_or_else(|failure| panic!("{failure}"));
                     let counts = [trace.calls, trace.effects].map(|count| usize::try_from(count).unwrap());
                     found.counts.insert((step, operation, fresh), [counts[0], counts[1], 0, 0]);
-                    points.extend(points_of(plain, &trace));
+                    points.extend(points_of(plain, &trace, wanted));
                 }
             }
             let names = bed.chain().iter().map(|member| member.plugin).collect();
@@ -127,17 +161,24 @@ fn survey(chain: fn(&Node) -> Vec<Member>) -> (Vec<Point>, Vec<&'static str>, Fo
     thread::spawn(survey).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The kill points of one operation: every call for the usual recovery, and for the others every state that an operation passes through.
+/// The kill points of one operation: for the usual recovery those that are wanted, for the others every state that it passes through.
 /// What an operation does on a fresh node is judged by one recovery.
-fn points_of(plain: Scenario, trace: &Trace) -> Vec<Point> {
+fn points_of(plain: Scenario, trace: &Trace, wanted: Points) -> Vec<Point> {
     let recoveries = if plain.fresh { &Recovery::ALL[..1] } else { &Recovery::ALL };
     let victims: &[Victim] =
         if trace.processes > 0 { &[Victim::Family, Victim::Parent] } else { &[Victim::Family] };
     let mut points = Vec::new();
     for recovery in recoveries {
         for victim in victims {
+            // Children that outlive the program change what is left, not how it is cleaned up.
+            if *victim == Victim::Parent && (plain.fresh || *recovery != Recovery::Del) {
+                continue;
+            }
             let scenario = Scenario { victim: *victim, recovery: *recovery, ..plain };
-            let usual = *recovery == Recovery::Del && *victim == Victim::Family && !plain.fresh;
+            let usual = wanted == Points::EveryCall
+                && *recovery == Recovery::Del
+                && *victim == Victim::Family
+                && !plain.fresh;
             if usual {
                 points.extend((0..trace.calls).map(|count| (scenario, When::AfterCalls(count))));
             } else {
