@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod emulators;
+mod ipam;
 mod lab;
 mod plan;
 mod render;
@@ -15,7 +16,7 @@ mod render;
     name = "loden",
     version,
     after_help = "See it work: `loden lab demo` (as root) builds a VPC of network namespaces, runs a cluster in it and checks it.\n\
-                  Not there yet: status, doctor, check, routes, ipam, sysdump, manifests, console for real clusters.",
+                  Not there yet: status, doctor, check, routes, sysdump, manifests, console for real clusters.",
     max_term_width = 110
 )]
 struct Cli {
@@ -29,6 +30,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// A VPC with a cluster in it, on this machine, out of network namespaces
     Lab(lab::LabArgs),
+    /// Whose this node's pod addresses are, and freeing those that leaked
+    Ipam(ipam::IpamArgs),
     /// The Alibaba Cloud API that Loden uses, and the metadata service, for your own client
     CloudEmulator(emulators::CloudArgs),
     /// The part of the Kubernetes API that Loden uses
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Plan(args) => plan::run(&args),
         Command::Lab(args) => lab::run(args),
+        Command::Ipam(args) => ipam::run(args),
         Command::CloudEmulator(args) => emulators::cloud(&args),
         Command::KubeEmulator(args) => emulators::kube(&args),
     };
