@@ -32,12 +32,11 @@ pub(crate) enum Recovery {
     /// DEL after the namespace went.
     DelWithoutNamespace,
     /// No DEL at all: the namespace goes, and a GC says that nothing is attached.
-    #[expect(dead_code, reason = "for chains whose every plugin answers GC")]
     Gc,
 }
 
 impl Recovery {
-    pub(crate) const ALL: [Self; 2] = [Self::Del, Self::DelWithoutNamespace];
+    pub(crate) const ALL: [Self; 3] = [Self::Del, Self::DelWithoutNamespace, Self::Gc];
 }
 
 /// A kind of crash.
