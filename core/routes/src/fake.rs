@@ -83,6 +83,10 @@ impl Vpc {
 
     /// A person's entry, in force at once; replaces what has the destination.
     pub(crate) fn put(&mut self, table: &str, destination: &str, instance: &str) {
+        self.put_named(table, destination, instance, "");
+    }
+
+    pub(crate) fn put_named(&mut self, table: &str, destination: &str, instance: &str, name: &str) {
         let destination: IpNet = destination.parse().unwrap();
         let id = self.new_id();
         let held = self.entries.get_mut(&table.into()).unwrap();
@@ -95,7 +99,7 @@ impl Vpc {
                 next_hops: vec![NextHop::instance(&instance.into())],
                 status: EntryStatus::Available,
                 kind: EntryType::Custom,
-                name: String::new(),
+                name: name.to_owned(),
                 description: String::new(),
             },
             until: Moment::ZERO,
@@ -119,6 +123,31 @@ impl Vpc {
             .collect();
         lines.sort();
         lines.into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// Everything in a table, whatever its state.
+    pub(crate) fn entries_of(&self, table: &VpcRouteTableId) -> impl Iterator<Item = &RouteEntry> {
+        self.entries.get(table).into_iter().flatten().map(|held| &held.entry)
+    }
+
+    pub(crate) fn has_room(&self, table: &str) -> bool {
+        self.entries[&table.into()].len() < self.quota
+    }
+
+    /// When something that is under way ends.
+    pub(crate) fn next_change(&self, now: Moment) -> Option<Moment> {
+        let under_way = |held: &&Held| held.entry.status != EntryStatus::Available && held.until > now;
+        self.entries.values().flatten().filter(under_way).map(|held| held.until).min()
+    }
+
+    /// Lets what is under way end; whether anything did.
+    pub(crate) fn settle(&mut self, now: Moment) -> bool {
+        let ends = |held: &Held| held.entry.status != EntryStatus::Available && held.until <= now;
+        let any = self.entries.values().flatten().any(ends);
+        if any {
+            self.advance(now);
+        }
+        any
     }
 
     /// What there is for a destination, whatever its state.

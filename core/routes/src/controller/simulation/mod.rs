@@ -1,8 +1,8 @@
-//! The controller against a fake VPC and fake nodes, in virtual time: first its behaviours one by one, then under seeded faults.
+//! The controller against a fake VPC and fake nodes, in virtual time: first its behaviours one by one, then whole histories under seeded faults.
 
 mod behaviour;
 mod extent;
-mod seeds;
+mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -93,12 +93,6 @@ impl World {
     fn roll(&mut self, sides: u64) -> u64 {
         self.random = loden_reconcile::mix(self.random);
         self.random % sides
-    }
-
-    fn some_table(&mut self) -> String {
-        let tables = self.tables();
-        let choice = self.roll(tables.len() as u64);
-        tables[usize::try_from(choice).unwrap()].clone()
     }
 
     fn join(&mut self, index: usize) {

@@ -1,0 +1,233 @@
+//! What must hold of every history, whatever happens in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use loden_reconcile::Moment;
+
+use super::super::super::{Call, Settings};
+use crate::desired::concerns;
+use crate::fake::Vpc;
+use crate::model::{EntryStatus, InstanceId, Node, Readiness, VpcRouteTableId};
+use crate::tables::{Served, TableChoice};
+
+/// How old the knowledge may be on which the controller acts: a read that lags, the way there and back, and a state that changes meanwhile.
+const KNOWLEDGE: Duration = Duration::from_secs(15);
+
+type Pair = (IpNet, InstanceId);
+
+/// Watches a history.
+#[derive(Default)]
+pub(super) struct Judge {
+    wrong: Option<String>,
+    /// Since when a live node has called for an entry.
+    wanted_since: BTreeMap<Pair, Moment>,
+    /// When a live node last called for an entry that none calls for any more.
+    wanted_until: BTreeMap<Pair, Moment>,
+    /// The entries that the tables carry.
+    carried: BTreeSet<(VpcRouteTableId, Pair)>,
+    /// When a table last carried an entry that it no longer does.
+    carried_until: BTreeMap<(VpcRouteTableId, Pair), Moment>,
+    /// When people last changed a place. The API tells nobody of it: the controller knows at its next audit.
+    meddled: BTreeMap<(VpcRouteTableId, IpNet), Moment>,
+    pub(super) audit: Duration,
+    /// Entries of others, which nobody but people may touch.
+    pub(super) foreign: BTreeSet<(String, String, String)>,
+}
+
+/// The tables that should be served now.
+pub(super) fn served(settings: &Settings, vpc: &Vpc, nodes: &BTreeMap<String, Node>) -> Vec<VpcRouteTableId> {
+    let in_use = nodes
+        .values()
+        .filter(|node| concerns(node))
+        .filter_map(|node| node.instance().ok())
+        .filter_map(|instance| vpc.instances.get(&instance))
+        .map(|instance| instance.vswitch.clone())
+        .collect();
+    Served::choose(&vpc.tables, &settings.tables, &in_use, &settings.vpc)
+        .map(|served| served.tables)
+        .unwrap_or_default()
+}
+
+/// What a node calls for.
+fn pairs(node: &Node) -> Vec<Pair> {
+    match node.instance() {
+        Ok(instance) if concerns(node) => {
+            node.destinations().into_iter().map(|net| (net, instance.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl Judge {
+    /// A person changes what is at a place or inside.
+    pub(super) fn meddled(&mut self, now: Moment, table: &str, destination: IpNet) {
+        self.meddled.insert((table.into(), destination), now);
+    }
+
+    pub(super) fn found(&self) -> bool {
+        self.wrong.is_some()
+    }
+
+    pub(super) fn verdict(&self) -> Option<&String> {
+        self.wrong.as_ref()
+    }
+
+    pub(super) fn blame(&mut self, wrong: String) {
+        self.wrong.get_or_insert(wrong);
+    }
+
+    /// The nodes are no longer as they were.
+    pub(super) fn look_at_nodes(&mut self, now: Moment, nodes: &BTreeMap<String, Node>) {
+        let live: BTreeSet<Pair> = nodes.values().flat_map(pairs).collect();
+        for pair in self.wanted_since.keys().filter(|pair| !live.contains(pair)) {
+            self.wanted_until.insert(pair.clone(), now);
+        }
+        self.wanted_since.retain(|pair, _| live.contains(pair));
+        for pair in live {
+            self.wanted_since.entry(pair).or_insert(now);
+        }
+    }
+
+    /// The cloud is no longer as it was.
+    pub(super) fn look_at_cloud(&mut self, now: Moment, vpc: &Vpc) {
+        let mut carried = BTreeSet::new();
+        for table in &vpc.tables {
+            let in_force = vpc.entries_of(&table.id).filter(|entry| entry.status == EntryStatus::Available);
+            for entry in in_force {
+                if let Some(instance) = entry.instance() {
+                    carried.insert((table.id.clone(), (entry.destination, instance)));
+                }
+            }
+        }
+        for gone in self.carried.difference(&carried) {
+            self.carried_until.insert(gone.clone(), now);
+        }
+        self.carried = carried;
+        let lost = self.foreign.iter().find(|(table, destination, via)| {
+            !vpc.entries_at(table, destination).iter().any(|entry| entry.via() == *via)
+        });
+        if let Some((table, destination, via)) = lost.cloned() {
+            self.blame(format!("{now:?}: the foreign entry {destination} via {via} of {table} is gone"));
+        }
+    }
+
+    /// A write reaches the cloud.
+    pub(super) fn write(&mut self, now: Moment, call: &Call, vpc: &Vpc) {
+        match call {
+            Call::Create(entries) => {
+                for entry in entries {
+                    self.creates(now, &(entry.destination, entry.instance.clone()));
+                }
+            }
+            Call::Repoint(_, to) => self.creates(now, &(to.destination, to.instance.clone())),
+            Call::Delete(entries) => {
+                for gone in entries {
+                    let held = vpc.entries_of(&gone.table).find(|held| held.id == gone.id).cloned();
+                    let Some(held) = held else { continue };
+                    let Some(instance) = held.instance() else {
+                        self.blame(format!("{now:?}: {} via {} is deleted", held.destination, held.via()));
+                        continue;
+                    };
+                    let pair = (held.destination, instance);
+                    let rival =
+                        self.wanted_since.keys().any(|(net, other)| *net == pair.0 && *other != pair.1);
+                    let long = self.wanted_since.get(&pair).is_some_and(|since| *since + KNOWLEDGE < now);
+                    if long && !rival {
+                        self.blame(format!(
+                            "{now:?}: {} via {} of {} is deleted, a live node's good entry",
+                            pair.0, pair.1, gone.table
+                        ));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn creates(&mut self, now: Moment, pair: &Pair) {
+        let until = self.wanted_until.get(pair);
+        if !self.wanted_since.contains_key(pair) && until.is_none_or(|at| *at + KNOWLEDGE < now) {
+            self.blame(format!("{now:?}: {} via {} is written, which no node calls for", pair.0, pair.1));
+        }
+    }
+
+    /// A node is called available.
+    pub(super) fn claimed(&mut self, now: Moment, node: &Node, tables: &[VpcRouteTableId]) {
+        for pair in pairs(node) {
+            for table in tables {
+                let place = (table.clone(), pair.clone());
+                let until = self.carried_until.get(&place);
+                let meddled = self.meddled.get(&(table.clone(), pair.0));
+                let known = meddled.is_some_and(|at| *at + self.audit + 4 * KNOWLEDGE > now);
+                if !self.carried.contains(&place) && !known && until.is_none_or(|at| *at + KNOWLEDGE < now) {
+                    self.blame(format!(
+                        "{now:?}: {} is called available without {} via {} in {table}",
+                        node.name, pair.0, pair.1
+                    ));
+                }
+            }
+        }
+    }
+
+    /// All is calm: what should be is, and nothing else is said.
+    pub(super) fn settled(
+        &mut self,
+        now: Moment,
+        vpc: &mut Vpc,
+        nodes: &BTreeMap<String, Node>,
+        settings: &Settings,
+    ) {
+        vpc.settle(now);
+        let tables = served(settings, vpc, nodes);
+        let mut wrong = Vec::new();
+        for node in nodes.values().filter(|node| concerns(node) && !node.deleting) {
+            let told = node.network_unavailable.as_ref();
+            let mut right = true;
+            for (net, instance) in pairs(node) {
+                let lacking = tables.iter().filter(|table| {
+                    !vpc.entries_of(table).any(|entry| {
+                        entry.destination == net
+                            && entry.instance().as_ref() == Some(&instance)
+                            && entry.status == EntryStatus::Available
+                    })
+                });
+                for table in lacking {
+                    right = false;
+                    if node.readiness != Readiness::Unknown {
+                        wrong.push(format!("{} has no entry {net} via {instance} in {table}", node.name));
+                    }
+                }
+            }
+            if right == told.is_none_or(|condition| condition.unavailable) {
+                wrong.push(format!("{} is told {told:?}, and its entries are there: {right}", node.name));
+            }
+        }
+        let ranges: Vec<IpNet> =
+            nodes.values().filter(|node| concerns(node)).flat_map(Node::destinations).collect();
+        let live: BTreeSet<Pair> = nodes.values().flat_map(pairs).collect();
+        for table in &tables {
+            for entry in vpc.entries_of(table) {
+                let Some(instance) = entry.instance() else { continue };
+                let inside = ranges.iter().any(|range| loden_addr::contains(*range, entry.destination));
+                let stale = entry.name == "loden-c1" && settings.tables != TableChoice::Discover;
+                if (inside || stale)
+                    && !live.contains(&(entry.destination, instance))
+                    && !is_left_alone(nodes, entry.destination)
+                {
+                    wrong.push(format!("{} via {} stays in {table}", entry.destination, entry.via()));
+                }
+            }
+        }
+        if !wrong.is_empty() {
+            wrong.truncate(6);
+            self.blame(format!("{now:?}: after {} calm: {}", "minutes of", wrong.join("; ")));
+        }
+    }
+}
+
+/// Pod CIDRs of nodes out of cloud control are nobody's business.
+fn is_left_alone(nodes: &BTreeMap<String, Node>, destination: IpNet) -> bool {
+    nodes.values().any(|node| !concerns(node) && node.destinations().contains(&destination))
+}
