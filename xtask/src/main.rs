@@ -8,6 +8,7 @@ mod debian;
 mod dist;
 mod fuzz;
 mod layers;
+mod mutations;
 mod test;
 mod tools;
 mod vm;
@@ -64,6 +65,11 @@ enum Command {
     },
     /// Write `docs/cni-coverage.md`: which cases of the CNI suite cover which configuration key, by command.
     CniCoverage,
+    /// Plant known defects in the route controller, one by one, and see that the simulation finds each.
+    Mutations {
+        /// Only these; all when none is named.
+        names: Vec<String>,
+    },
     /// Check that every crate depends only on layers below its own.
     Layers,
 }
@@ -89,6 +95,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Command::CniCoverage => cni_coverage(),
         Command::Layers => layers::check(),
+        Command::Mutations { names } => mutations::run(&names),
     }
 }
 

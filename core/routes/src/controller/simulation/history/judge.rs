@@ -7,10 +7,9 @@ use ipnet::IpNet;
 use loden_reconcile::Moment;
 
 use super::super::super::{Call, Settings};
-use crate::desired::concerns;
 use crate::fake::Vpc;
 use crate::model::{EntryStatus, InstanceId, Node, Readiness, VpcRouteTableId};
-use crate::tables::{Served, TableChoice};
+use crate::tables::Served;
 
 /// How old the knowledge may be on which the controller acts: a read that lags, the way there and back, and a state that changes meanwhile.
 const KNOWLEDGE: Duration = Duration::from_secs(15);
@@ -40,9 +39,8 @@ pub(super) struct Judge {
 pub(super) fn served(settings: &Settings, vpc: &Vpc, nodes: &BTreeMap<String, Node>) -> Vec<VpcRouteTableId> {
     let in_use = nodes
         .values()
-        .filter(|node| concerns(node))
-        .filter_map(|node| node.instance().ok())
-        .filter_map(|instance| vpc.instances.get(&instance))
+        .flat_map(pairs)
+        .filter_map(|(_, instance)| vpc.instances.get(&instance))
         .map(|instance| instance.vswitch.clone())
         .collect();
     Served::choose(&vpc.tables, &settings.tables, &in_use, &settings.vpc)
@@ -50,14 +48,10 @@ pub(super) fn served(settings: &Settings, vpc: &Vpc, nodes: &BTreeMap<String, No
         .unwrap_or_default()
 }
 
-/// What a node calls for.
+/// What a node calls for, found out by other code than the controller's.
 fn pairs(node: &Node) -> Vec<Pair> {
-    match node.instance() {
-        Ok(instance) if concerns(node) => {
-            node.destinations().into_iter().map(|net| (net, instance.clone())).collect()
-        }
-        _ => Vec::new(),
-    }
+    let Some((_, instance)) = node.provider_id.rsplit_once('.') else { return Vec::new() };
+    node.pod_cidrs.iter().map(|net| (net.parse().expect("a pod CIDR"), instance.into())).collect()
 }
 
 impl Judge {
@@ -171,18 +165,18 @@ impl Judge {
         }
     }
 
-    /// All is calm: what should be is, and nothing else is said.
+    /// What should be is, and nothing else is said.
     pub(super) fn settled(
         &mut self,
         now: Moment,
-        vpc: &mut Vpc,
+        when: &str,
+        vpc: &Vpc,
         nodes: &BTreeMap<String, Node>,
         settings: &Settings,
     ) {
-        vpc.settle(now);
         let tables = served(settings, vpc, nodes);
         let mut wrong = Vec::new();
-        for node in nodes.values().filter(|node| concerns(node) && !node.deleting) {
+        for node in nodes.values().filter(|node| !is_lost(vpc, node)) {
             let told = node.network_unavailable.as_ref();
             let mut right = true;
             for (net, instance) in pairs(node) {
@@ -204,30 +198,25 @@ impl Judge {
                 wrong.push(format!("{} is told {told:?}, and its entries are there: {right}", node.name));
             }
         }
-        let ranges: Vec<IpNet> =
-            nodes.values().filter(|node| concerns(node)).flat_map(Node::destinations).collect();
         let live: BTreeSet<Pair> = nodes.values().flat_map(pairs).collect();
         for table in &tables {
             for entry in vpc.entries_of(table) {
                 let Some(instance) = entry.instance() else { continue };
-                let inside = ranges.iter().any(|range| loden_addr::contains(*range, entry.destination));
-                let stale = entry.name == "loden-c1" && settings.tables != TableChoice::Discover;
-                if (inside || stale)
-                    && !live.contains(&(entry.destination, instance))
-                    && !is_left_alone(nodes, entry.destination)
-                {
+                let inside = live.iter().any(|(range, _)| loden_addr::contains(*range, entry.destination));
+                let stale = entry.name == "loden-c1";
+                if (inside || stale) && !live.contains(&(entry.destination, instance)) {
                     wrong.push(format!("{} via {} stays in {table}", entry.destination, entry.via()));
                 }
             }
         }
         if !wrong.is_empty() {
             wrong.truncate(6);
-            self.blame(format!("{now:?}: after {} calm: {}", "minutes of", wrong.join("; ")));
+            self.blame(format!("{now:?}: {when}: {}", wrong.join("; ")));
         }
     }
 }
 
-/// Pod CIDRs of nodes out of cloud control are nobody's business.
-fn is_left_alone(nodes: &BTreeMap<String, Node>, destination: IpNet) -> bool {
-    nodes.values().any(|node| !concerns(node) && node.destinations().contains(&destination))
+/// Whether the node's instance is not in the VPC: it can have no entry.
+fn is_lost(vpc: &Vpc, node: &Node) -> bool {
+    pairs(node).iter().any(|(_, instance)| !vpc.instances.contains_key(instance))
 }

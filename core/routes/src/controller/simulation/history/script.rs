@@ -41,6 +41,9 @@ pub(super) fn begin(seed: u64, trace: bool) -> History {
     };
     surroundings(&mut history);
     history.judge.audit = history.settings.audit;
+    if history.roll(4) == 0 {
+        history.settings.pod_cidrs.push("fd00:20::/48".parse().unwrap());
+    }
     let nodes = 18 + history.roll(8);
     for slot in 0..nodes {
         join(&mut history, slot);
@@ -104,6 +107,12 @@ fn cidr(slot: u64) -> String {
     format!("172.20.{slot}.0/24")
 }
 
+/// The pod CIDRs of the slot, one of each family that the cluster has.
+fn cidrs(history: &History, slot: u64) -> Vec<String> {
+    let dual = history.settings.pod_cidrs.len() > 1;
+    std::iter::once(cidr(slot)).chain(dual.then(|| format!("fd00:20:0:{slot}::/64"))).collect()
+}
+
 /// A node joins under the slot's name, on an instance of its own.
 fn join(history: &mut History, slot: u64) {
     let name = format!("n{slot}");
@@ -112,7 +121,8 @@ fn join(history: &mut History, slot: u64) {
     if !history.vpc.instances.contains_key(&instance.as_str().into()) {
         history.vpc.add_instance(&instance, vswitch);
     }
-    let mut fresh = node(&name, &cidr(slot));
+    let mut fresh = node(&name, "");
+    fresh.pod_cidrs = cidrs(history, slot);
     fresh.uid = format!("uid-{}", history.random);
     fresh.created = i64::try_from(history.now.as_secs()).unwrap();
     let prefix = if history.roll(3) == 0 { "alicloud://" } else { "" };
@@ -187,8 +197,10 @@ fn nodes_move(history: &mut History) {
             history.put_node(renamed);
         }
         5 => {
-            let slot = free_slot(history).unwrap_or(0);
-            change(history, &name, |node| node.pod_cidrs = vec![cidr(slot)]);
+            if let Some(slot) = free_slot(history) {
+                let cidrs = cidrs(history, slot);
+                change(history, &name, |node| node.pod_cidrs = cidrs);
+            }
         }
         6 => {
             let instance = format!("i-new-{}", history.roll(1000));
@@ -293,16 +305,64 @@ pub(super) fn calm(history: &mut History) {
     history.vpc.quota = 500;
     history.note(|| "calm".to_owned());
     history.run(1500 * SECOND);
-    if history.judge.found() {
-        return;
-    }
-    let (now, settings) = (history.now, history.settings.clone());
-    history.judge.settled(now, &mut history.vpc, &history.nodes, &settings);
+    expect(history, "after a long calm");
+    promptly(history);
+    leave(history, "lost");
+    history.run(300 * SECOND);
     let before = (history.writes, history.condition_writes);
     history.run(600 * SECOND);
     let after = (history.writes, history.condition_writes);
     if before != after {
         let told = format!("it does not come to rest: {before:?} writes became {after:?}");
         history.judge.blame(told);
+    }
+}
+
+fn expect(history: &mut History, when: &str) {
+    if !history.judge.found() {
+        let (now, settings) = (history.now, history.settings.clone());
+        history.judge.settled(now, when, &history.vpc, &history.nodes, &settings);
+    }
+}
+
+/// Where nothing fails, what nodes do is followed at once and not at the next audit, whatever else is broken.
+fn promptly(history: &mut History) {
+    history.settings.audit = 3600 * SECOND;
+    history.restart();
+    history.run(60 * SECOND);
+    // One machine that is not in the VPC can never have an entry, and must hold up nobody.
+    if let Some(slot) = free_slot(history) {
+        let mut lost = node("lost", "");
+        lost.pod_cidrs = cidrs(history, slot);
+        lost.provider_id = "cn-hangzhou.i-lost".to_owned();
+        lost.readiness = Readiness::Ready;
+        history.put_node(lost);
+    }
+    history.run(20 * SECOND);
+    for act in 0..4 {
+        let Some(name) = history.nodes.keys().find(|name| *name != "lost").cloned() else { return };
+        let Some(slot) = free_slot(history) else { return };
+        match act {
+            0 if !history.nodes.contains_key(&format!("n{slot}")) => join(history, slot),
+            1 => {
+                let cidrs = cidrs(history, slot);
+                change(history, &name, |node| {
+                    node.pod_cidrs = cidrs;
+                    node.readiness = Readiness::Ready;
+                });
+            }
+            // It registers anew as it was, so that its entries are there before it is.
+            2 => {
+                let mut again = history.nodes[&name].clone();
+                again.uid = "uid-again".to_owned();
+                again.network_unavailable = None;
+                again.readiness = Readiness::Ready;
+                history.put_node(again);
+            }
+            _ => leave(history, &name),
+        }
+        let patience = 20 * SECOND + 12 * history.delay;
+        history.run(patience);
+        expect(history, "soon after a node did something");
     }
 }
