@@ -97,8 +97,6 @@ fn histories(tree: &Utf8Path) -> Result<Option<u64>> {
             .current_dir(tree)
             .env("CARGO_TARGET_DIR", layers::target_directory()?.as_std_path())
             .env("LODEN_SEEDS", SEEDS.to_string())
-            // What a mutation leaves unused is no mistake here.
-            .env("RUSTFLAGS", "--cap-lints warn")
             .output()
             .context("cannot start cargo")
     };
