@@ -42,7 +42,8 @@ impl Case {
                 content.push(b'\n');
             } else if number == 0 {
                 case.program = text.into_owned();
-            } else if let Some((name, value)) = text.split_once('=') {
+            } else if let Some((name, value)) = text.split_once('=').filter(|_| !line.contains(&0)) {
+                // No environment can hold a zero byte.
                 case.variables.push((name.to_owned(), value.to_owned()));
             }
         }
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn an_input_is_program_variables_files_and_standard_input() {
-        let case = Case::parse(b"x\nA=1\nA=2=3\n?\n--- /f\n\nb\n--- stdin\n{}\xff\n--- g\nx");
+        let case = Case::parse(b"x\nA=1\nA=2=3\nB=\0\n?\n--- /f\n\nb\n--- stdin\n{}\xff\n--- g\nx");
         assert_eq!(case.program, "x");
         assert_eq!(case.variable("A"), "2=3");
         assert_eq!(case.variable("B"), "");

@@ -34,7 +34,9 @@ pub fn files(data: &[u8]) -> Verdict {
 }
 
 fn subnet_env(text: &str) -> Verdict {
-    let Ok(env) = SubnetEnv::parse("subnet.env", text) else { return Ok(()) };
+    let Ok(mut env) = SubnetEnv::parse("subnet.env", text) else { return Ok(()) };
+    // A file is written with IPv4 first, and means the same in any order.
+    env.networks.sort_by_key(|network| network.addr().is_ipv6());
     promise(!env.subnets.is_empty() && !env.networks.is_empty(), || format!("no subnet in {env:?}"))?;
     let again = SubnetEnv::parse("subnet.env", &env.render())
         .map_err(|error| format!("{env:?} is written so that it cannot be read: {error}"))?;
