@@ -1,7 +1,7 @@
 //! The tests by tier, cheapest first, so that a mistake is told early.
 
 use crate::command::{self, Cargo, require_root, step};
-use crate::{debian, fuzz, layers, tools, vm};
+use crate::{debian, fuzz, layers, mutations, tools, vm};
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -11,6 +11,9 @@ const CARGO_DENY: &str = "0.20.2";
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 60;
 
+/// How many seeded histories the route controller goes through.
+const HISTORIES: u32 = 10_000;
+
 /// A tier of tests; `ARCHITECTURE.md` says what belongs in which.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
@@ -18,6 +21,8 @@ pub(crate) enum Tier {
     Checks,
     /// No root, no network but loopback.
     Unit,
+    /// Ten thousand seeded histories of the route controller, and planted defects that they must find.
+    Simulation,
     /// The emulators under real clients: the vendor's SDKs and kubectl, fetched and kept beside the build.
     Peers,
     /// Every fuzz target for a while, in namespaces where what it does harms nobody.
@@ -45,6 +50,7 @@ pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
         match tier {
             Tier::Checks => checks()?,
             Tier::Unit => unit()?,
+            Tier::Simulation => simulation()?,
             Tier::Peers => peers()?,
             Tier::Fuzz => fuzz::run(FUZZ_SECONDS, &[])?,
             Tier::Kernel => targets("kernel", "kernel_*")?,
@@ -98,6 +104,15 @@ fn unit() -> Result<()> {
         .args(["--workspace", "--locked", "--lib", "--bins", "--test", "unit_*"])
         .env("PROPTEST_RNG_SEED", seed)
         .run()
+}
+
+fn simulation() -> Result<()> {
+    step(&format!("simulation: {HISTORIES} histories of the route controller"));
+    Cargo::new("test")
+        .args(["--package", "loden-routes", "--locked", "--lib", "histories_end_well", "--", "--nocapture"])
+        .env("LODEN_SEEDS", HISTORIES.to_string())
+        .run()?;
+    mutations::run(&[])
 }
 
 fn peers() -> Result<()> {
