@@ -185,6 +185,10 @@ fn the_plugins_are_installed_beside_those_of_others() {
         {
             assert_eq!(std::fs::read_to_string(bin.join(name)).unwrap(), content, "{name}");
         }
-        assert_eq!(std::fs::read_dir(&bin).unwrap().count(), 11, "ten names, the program, and nothing half-done");
+        assert_eq!(
+            std::fs::read_dir(&bin).unwrap().count(),
+            11,
+            "ten names, the program, and nothing half-done"
+        );
     }
 }
