@@ -17,7 +17,8 @@ use Value::{Always, Boolean};
 const KLOG: &str = "logging is set by --v and --logging-format";
 const SERVICES: &str = "load balancers are not served here";
 const BATCHES: &str = "changes are batched by what the API takes at once";
-const METRICS: &str = "there are no metrics yet";
+const TLS: &str = "nothing is served over TLS";
+const WEBHOOKS: &str = "there are no webhooks";
 const NODES: &str = "node addresses, labels and taints are not served yet";
 const UNUSED: &str = "it has no effect in the vendor's controller either";
 const SERVING: &str = "only /healthz and /readyz are served, without TLS, at --health-probe-bind-addr";
@@ -38,7 +39,6 @@ const PASSED_OVER: &[(&str, Value, &str)] = &[
     ("max-concurrent-actions", Always, SERVICES),
     ("concurrent-service-syncs", Always, SERVICES),
     ("service-max-concurrent-reconciles", Always, SERVICES),
-    ("metrics-bind-addr", Always, METRICS),
     ("pprof-bind-addr", Always, "there is no profiler"),
     ("profiling", Boolean, "there is no profiler"),
     ("contention-profiling", Boolean, "there is no profiler"),
@@ -63,6 +63,39 @@ const PASSED_OVER: &[(&str, Value, &str)] = &[
     ("authorization-kubeconfig", Always, SERVING),
     ("authentication-skip-lookup", Boolean, SERVING),
     ("requestheader-client-ca-file", Always, SERVING),
+    ("authentication-tolerate-lookup-failure", Boolean, SERVING),
+    ("authentication-token-webhook-cache-ttl", Always, SERVING),
+    ("authorization-always-allow-paths", Always, SERVING),
+    ("authorization-webhook-cache-authorized-ttl", Always, SERVING),
+    ("authorization-webhook-cache-unauthorized-ttl", Always, SERVING),
+    ("client-ca-file", Always, SERVING),
+    ("http2-max-streams-per-connection", Always, SERVING),
+    ("permit-address-sharing", Boolean, SERVING),
+    ("permit-port-sharing", Boolean, SERVING),
+    ("requestheader-allowed-names", Always, SERVING),
+    ("requestheader-extra-headers-prefix", Always, SERVING),
+    ("requestheader-group-headers", Always, SERVING),
+    ("requestheader-username-headers", Always, SERVING),
+    ("tls-cert-file", Always, TLS),
+    ("tls-cipher-suites", Always, TLS),
+    ("tls-min-version", Always, TLS),
+    ("tls-private-key-file", Always, TLS),
+    ("tls-sni-cert-key", Always, TLS),
+    ("webhooks", Always, WEBHOOKS),
+    ("webhook-bind-address", Always, WEBHOOKS),
+    ("webhook-secure-port", Always, WEBHOOKS),
+    ("allow-untagged-cloud", Boolean, "clusters are told apart by the mark on route entries"),
+    ("controller-start-interval", Always, "there is one loop"),
+    ("enable-leader-migration", Boolean, "the Lease is given by --leader-elect-resource-name"),
+    ("leader-migration-config", Always, "the Lease is given by --leader-elect-resource-name"),
+    ("disabled-metrics", Always, "all metrics are served, at --metrics-bind-addr"),
+    ("show-hidden-metrics-for-version", Always, "all metrics are served, at --metrics-bind-addr"),
+    ("add-dir-header", Boolean, KLOG),
+    ("log-backtrace-at", Always, KLOG),
+    ("log-file-max-size", Always, KLOG),
+    ("one-output", Boolean, KLOG),
+    ("skip-headers", Boolean, KLOG),
+    ("skip-log-headers", Boolean, KLOG),
     ("logtostderr", Boolean, KLOG),
     ("alsologtostderr", Boolean, KLOG),
     ("stderrthreshold", Always, KLOG),
@@ -138,8 +171,8 @@ mod tests {
         assert_eq!(flags.leader_elect_resource_name, "ccm");
         assert_eq!(flags.cluster_name.as_deref(), Some("c1"));
         let names: Vec<&str> = passed_over.iter().map(|flag| flag.flag.as_str()).collect();
-        assert_eq!(names.len(), 15, "{names:?}");
-        assert!(names.contains(&"--max-concurrent-actions") && names.contains(&"--metrics-bind-addr"));
+        assert_eq!(names.len(), 14, "{names:?}");
+        assert!(names.contains(&"--max-concurrent-actions") && !names.contains(&"--metrics-bind-addr"));
     }
 
     #[test]

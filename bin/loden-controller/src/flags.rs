@@ -18,8 +18,10 @@ Examples:
   Pod CIDRs come from kube-controller-manager; a VPC with two route tables:
     loden-controller --cluster-cidr=172.20.0.0/16 --allocate-node-cidrs=false --route-table-ids=vtb-sys,vtb-2
 
-Credentials are taken from the cloud-config file, else from ACCESS_KEY_ID and ACCESS_KEY_SECRET, else from the instance's RAM role. The
-endpoints of the cloud can be set by METADATA_ENDPOINT, VPC_ENDPOINT, ECS_ENDPOINT and ALICLOUD_CLIENT_SCHEME.
+Credentials are taken from /var/addon/token-config where a managed cluster has put it, else from the cloud-config file, else from ACCESS_KEY_ID and
+ACCESS_KEY_SECRET (with SECURITY_TOKEN where they are temporary), else from the role that the pod's service account may have (RRSA:
+ALIBABA_CLOUD_ROLE_ARN, ALIBABA_CLOUD_OIDC_PROVIDER_ARN, ALIBABA_CLOUD_OIDC_TOKEN_FILE), else from the instance's RAM role. The endpoints of the
+cloud can be set by METADATA_ENDPOINT, VPC_ENDPOINT, ECS_ENDPOINT, STS_ENDPOINT and ALICLOUD_CLIENT_SCHEME.
 
 What it changes: spec.podCIDR of nodes that have none; route entries inside --cluster-cidr; the NetworkUnavailable condition of nodes; the
 source/destination check of nodes' primary network interfaces. It removes route entries that it made, and entries of others only when they
@@ -29,7 +31,7 @@ In place of the vendor's cloud-controller-manager it takes that one's command li
 
 Exit codes: 0 stopped by a signal, or the dry run was printed; 1 a failure, explained on standard error; 2 the command line cannot be read.
 
-Not there yet: node addresses, labels and the uninitialized taint; metrics.";
+Not there yet: node addresses, labels and the uninitialized taint.";
 
 /// The route, node and node-IPAM controller: gives each node a subnet of the pod CIDR, and keeps one route entry per node in the VPC.
 #[derive(Debug, Clone, Parser)]
@@ -89,7 +91,7 @@ pub(crate) struct Flags {
     /// Taken as --cluster-id where that is not given
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster_name: Option<String>,
-    /// The vendor's cloud-config file (JSON)
+    /// The vendor's cloud-config file (JSON or YAML); what changes in it takes effect without a restart
     #[arg(long, value_name = "FILE")]
     pub(crate) cloud_config: Option<PathBuf>,
     /// Region; from the metadata service where it is not given
@@ -128,6 +130,9 @@ pub(crate) struct Flags {
     /// Address of /healthz and /readyz; `0` switches them off
     #[arg(long, value_name = "ADDRESS", default_value = ":10258", value_parser = address)]
     pub(crate) health_probe_bind_addr: Address,
+    /// Address of /metrics; `0` switches it off. Without the flag it is 127.0.0.1:8080 where that is free, as on a node's own network it is for those on the node
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) metrics_bind_addr: Option<Address>,
     /// Log more: 1 to 4 what the controller decides, 5 and more also what its libraries do
     #[arg(short, long, value_name = "LEVEL", default_value_t = 0)]
     pub(crate) v: i32,

@@ -2,21 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use loden_addr::NodeIpam;
-use loden_cloud::{Client, Connection, Environment};
-use loden_controller_driver::{Driver, IpamSettings, Parts, Place, dry_run, watch_options};
+use loden_cloud::{Client, ConfigWatch, Connection, Environment, Observe, Reload};
+use loden_controller_driver::{
+    Driver, Instruction, IpamSettings, METRICS_CONTENT_TYPE, Metrics, Parts, Place, dry_run, watch_options,
+};
 use loden_kube::{Access, Campaign, Cluster, EventKind, Regarding};
-use loden_routes::controller::Settings;
+use loden_routes::controller::{About, Notice, Settings, Severity};
 use loden_routes::mark::ClusterId;
 use loden_routes::model::VpcId;
 use loden_routes::port::{FailureClass, ReadRouteTables};
 use loden_routes::tables::{Served, TableChoice};
-use loden_telemetry::{HealthServer, Readiness};
+use loden_telemetry::{HealthServer, Page, Readiness};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::flags::{Address, Flags, Network};
 
@@ -52,6 +57,9 @@ struct Prepared {
     ipam: Option<IpamSettings>,
     /// What is wrong with the cluster's ranges and does not keep the controller from working.
     overlaps: Vec<String>,
+    metrics: Metrics,
+    /// Tells of changes of the cloud-config file, where there is one.
+    config: Option<ConfigWatch>,
 }
 
 /// Reads and tries everything that can be wrong before anything is done.
@@ -69,8 +77,11 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
     }
 
     let mut overlaps = Vec::new();
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let mut config = None;
     let routes = if flags.routes_wanted() {
-        let (settings, client) = prepare_routes(flags, pod_cidrs.clone()).await?;
+        let (settings, client, watch) = prepare_routes(flags, pod_cidrs.clone(), &metrics).await?;
+        config = watch;
         match client.vpc_cidrs(&settings.vpc).await {
             Ok(vpc) => overlaps = compare_with_vpc(&vpc, &pod_cidrs, &services, ipam.as_mut())?,
             Err(failure) => {
@@ -85,7 +96,7 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
         tracing::info!("no route entries are kept");
         None
     };
-    Ok(Prepared { cluster, routes, ipam, overlaps })
+    Ok(Prepared { cluster, routes, ipam, overlaps, metrics, config })
 }
 
 /// Holds the cluster's ranges against those of the VPC. Where they overlap no node is given a subnet; what that leaves to be known is returned. A cluster
@@ -123,8 +134,12 @@ fn compare_with_vpc(
     Ok(pods.chain(services).collect())
 }
 
-async fn prepare_routes(flags: &Flags, pod_cidrs: Vec<IpNet>) -> Result<(Settings, Client)> {
-    let cloud = loden_cloud::connect(&loden_cloud::Options {
+async fn prepare_routes(
+    flags: &Flags,
+    pod_cidrs: Vec<IpNet>,
+    metrics: &Metrics,
+) -> Result<(Settings, Client, Option<ConfigWatch>)> {
+    let options = loden_cloud::Options {
         cloud_config: flags.cloud_config.clone(),
         region: flags.region.clone(),
         vpc_id: flags.vpc_id.clone(),
@@ -133,11 +148,16 @@ async fn prepare_routes(flags: &Flags, pod_cidrs: Vec<IpNet>) -> Result<(Setting
             Network::Public => loden_cloud::Network::Public,
         },
         environment: Environment::of_process(),
-    })
-    .await?;
+    };
+    let mut cloud = loden_cloud::connect(&options).await?;
+    for remark in &cloud.remarks {
+        tracing::warn!("cloud config: {remark}");
+    }
+    cloud.client = cloud.client.observed_by(Arc::new(Calls(metrics.clone())));
+    let watch = ConfigWatch::new(&options, &cloud)?;
     let settings = route_settings(flags, &cloud, pod_cidrs)?;
     try_tables(&cloud, &settings).await?;
-    Ok((settings, cloud.client))
+    Ok((settings, cloud.client, watch))
 }
 
 fn canonical(flag: &str, nets: &[IpNet]) -> Result<Vec<IpNet>> {
@@ -254,6 +274,12 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
     // A candidate is ready too: it could not do more by waiting longer.
     readiness.set(true);
     let health = serve_health(flags.health_probe_bind_addr, &readiness).await?;
+    let _metrics = serve_metrics(flags.metrics_bind_addr, &prepared.metrics, &readiness).await?;
+    let (sender, instructions) = mpsc::unbounded_channel();
+    let _reloads = prepared.config.map(|watch| {
+        let fixed = !flags.route_table_ids.is_empty();
+        EndsWithUs(tokio::spawn(follow_config(watch, fixed, sender, prepared.metrics.clone())))
+    });
 
     let identity = format!("{}_{}", hostname(), std::process::id());
     let place = Place {
@@ -274,6 +300,7 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
         };
         tracing::info!(%identity, "leading");
     }
+    prepared.metrics.set_leading(true);
 
     readiness.set(prepared.routes.is_none());
     let events = prepared.cluster.events("loden-controller", &identity);
@@ -288,6 +315,8 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
         events,
         place,
         readiness,
+        metrics: prepared.metrics.clone(),
+        instructions,
     })?;
     let outcome = match leadership {
         None => {
@@ -301,6 +330,7 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
             };
             match lost {
                 None => {
+                    prepared.metrics.set_leading(false);
                     leadership.release().await;
                     Ok(())
                 }
@@ -311,6 +341,109 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
     };
     health.abort();
     outcome
+}
+
+/// Hears of the cloud client's calls for the metrics.
+#[derive(Debug)]
+struct Calls(Metrics);
+
+impl Observe for Calls {
+    fn call_ended(&self, action: &'static str, code: &str, took: Duration) {
+        self.0.call_ended(action, code, took);
+    }
+}
+
+/// A task that ends when this is dropped.
+struct EndsWithUs(tokio::task::JoinHandle<()>);
+
+impl Drop for EndsWithUs {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Takes every change of the cloud-config file: credentials at once, tables by way of the loop. `fixed`: the tables were given by flag, which wins.
+async fn follow_config(
+    mut watch: ConfigWatch,
+    fixed: bool,
+    sender: mpsc::UnboundedSender<Instruction>,
+    metrics: Metrics,
+) {
+    let tell = |severity, reason, message| {
+        let notice = Notice { about: About::Controller, severity, reason, message };
+        // Without a loop there is nobody left to tell.
+        let _loop_ended = sender.send(Instruction::Tell(notice));
+    };
+    loop {
+        match watch.next().await {
+            Reload::Taken { route_table_ids, credentials, after_restart, remarks } => {
+                metrics.reloaded(true);
+                if !fixed {
+                    let choice = TableChoice::of(route_table_ids.iter().map(String::as_str));
+                    let _loop_ended = sender.send(Instruction::Tables(choice));
+                }
+                for remark in remarks {
+                    tracing::warn!("cloud config: {remark}");
+                }
+                let named =
+                    if route_table_ids.is_empty() { "none".to_owned() } else { route_table_ids.join(",") };
+                let tables = if fixed {
+                    "--route-table-ids stays in force".to_owned()
+                } else {
+                    format!("routeTableIDs: {named}")
+                };
+                let keys = if credentials { "other credentials are used" } else { "the credentials stay" };
+                tell(
+                    Severity::Normal,
+                    "CloudConfigReloaded",
+                    format!("the cloud config was read again; {tables}; {keys}"),
+                );
+                if !after_restart.is_empty() {
+                    let message = format!(
+                        "{} changed in the cloud config and takes effect with a restart only: restart the controller",
+                        after_restart.join(", ")
+                    );
+                    tell(Severity::Warning, "CloudConfigNeedsRestart", message);
+                }
+            }
+            Reload::Broken(error) => {
+                metrics.reloaded(false);
+                let message = format!("{error}; what it said before stays in force: correct the file");
+                tell(Severity::Warning, "CloudConfigInvalid", message);
+            }
+        }
+    }
+}
+
+/// Where /metrics is without a flag: not for the network, as the controller usually lives in the node's own.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+
+async fn serve_metrics(
+    asked: Option<Address>,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) -> Result<Option<EndsWithUs>> {
+    let Address(Some(address)) = asked.unwrap_or(Address(Some(METRICS))) else { return Ok(None) };
+    let server = match HealthServer::bind(address, "loden-controller", readiness.clone()).await {
+        Ok(server) => server,
+        // A port that nobody asked for is nothing to fail for.
+        Err(error) if asked.is_none() => {
+            tracing::warn!(%error, "no metrics are served; choose another address by --metrics-bind-addr");
+            return Ok(None);
+        }
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context("--metrics-bind-addr cannot be served"));
+        }
+    };
+    let metrics = metrics.clone();
+    let page = Page {
+        path: "/metrics",
+        content_type: METRICS_CONTENT_TYPE,
+        render: Arc::new(move || metrics.text()),
+    };
+    let server = server.with_pages(vec![page]);
+    tracing::info!(address = %server.local_addr()?, "serving /metrics");
+    Ok(Some(EndsWithUs(tokio::spawn(server.run(std::future::pending())))))
 }
 
 async fn serve_health(address: Address, readiness: &Readiness) -> Result<tokio::task::JoinHandle<()>> {

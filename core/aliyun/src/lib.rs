@@ -1,7 +1,7 @@
 //! The Alibaba Cloud API on the wire, without any I/O.
 //!
 //! Owns: request signing and its verification ([`sign`]), the flattened RPC parameters ([`Params`]), the typed requests and
-//! answers that Loden exchanges ([`vpc`], [`ecs`], [`quotas`], [`metadata`]), error answers and what each error code means for a caller
+//! answers that Loden exchanges ([`vpc`], [`ecs`], [`quotas`], [`sts`], [`metadata`]), the token file of a managed cluster ([`addon`]), error answers and what each error code means for a caller
 //! ([`ApiError`], [`ErrorClass`]), and Kubernetes provider IDs ([`ProviderId`]).
 //!
 //! Both ends use these types: a client writes requests and reads answers, an emulator the other way round. The invariant is that
@@ -16,9 +16,11 @@ mod provider_id;
 mod request;
 pub mod sign;
 
+pub mod addon;
 pub mod ecs;
 pub mod metadata;
 pub mod quotas;
+pub mod sts;
 pub mod vpc;
 
 pub use error::{ApiError, ErrorClass, classify, codes};

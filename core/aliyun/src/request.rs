@@ -14,6 +14,8 @@ pub enum Product {
     Ecs,
     /// Quota Center: how much of something an account may have.
     Quotas,
+    /// Security Token Service: temporary credentials of a RAM role.
+    Sts,
 }
 
 impl Product {
@@ -24,6 +26,7 @@ impl Product {
             Self::Vpc => "2016-04-28",
             Self::Ecs => "2014-05-26",
             Self::Quotas => "2020-05-10",
+            Self::Sts => "2015-04-01",
         }
     }
 
@@ -34,6 +37,7 @@ impl Product {
             Self::Vpc => "vpc",
             Self::Ecs => "ecs",
             Self::Quotas => "quotas",
+            Self::Sts => "sts",
         }
     }
 }

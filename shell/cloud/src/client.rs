@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request as HttpRequest;
@@ -103,6 +103,31 @@ impl CallError {
     }
 }
 
+/// Hears of every call that ended. It is called on the way of the answer, so it must not wait.
+pub trait Observe: fmt::Debug + Send + Sync {
+    /// A call of `action` ended after `took` with this code: `OK`, the API's error code, or `Transport`, `Malformed` or `Credentials`.
+    fn call_ended(&self, action: &'static str, code: &str, took: Duration);
+}
+
+/// The code that a call's end is counted under.
+fn code_of<T>(result: &Result<T, CallCause>) -> &str {
+    match result {
+        Ok(_) => "OK",
+        Err(CallCause::Api(error)) => &error.code,
+        Err(CallCause::Transport(_)) => "Transport",
+        Err(CallCause::Malformed(_)) => "Malformed",
+        Err(CallCause::Credentials(_)) => "Credentials",
+    }
+}
+
+/// Whether another key could help where this one was refused: it ended, or it was exchanged for another at its source.
+fn is_about_the_key(cause: &CallCause) -> bool {
+    let CallCause::Api(error) = cause else { return false };
+    error.class() == ErrorClass::StaleCredentials
+        || error.code.starts_with("InvalidAccessKeyId")
+        || error.code == codes::SIGNATURE_DOES_NOT_MATCH
+}
+
 /// Calls the VPC and ECS APIs. Clones share connections and credentials.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -115,6 +140,7 @@ struct Shared {
     endpoints: Endpoints,
     credentials: Credentials,
     http: Http,
+    observer: Option<Arc<dyn Observe>>,
 }
 
 impl Client {
@@ -123,13 +149,23 @@ impl Client {
     /// # Errors
     /// An endpoint wants TLS and this machine has no certificates to trust.
     pub fn new(region: &str, endpoints: Endpoints, credentials: Credentials) -> std::io::Result<Self> {
-        let http = if endpoints.vpc.tls || endpoints.ecs.tls {
-            Http::tls()?
-        } else {
-            Http::plain().map_err(std::io::Error::other)?
-        };
-        let shared = Shared { region: region.to_owned(), endpoints, credentials, http };
+        let http = Http::for_endpoints(&endpoints)?;
+        let shared = Shared { region: region.to_owned(), endpoints, credentials, http, observer: None };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The same client with somebody who hears of its calls.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observe>) -> Self {
+        let Shared { region, endpoints, credentials, http, observer: _ } = &*self.shared;
+        let shared = Shared {
+            region: region.clone(),
+            endpoints: endpoints.clone(),
+            credentials: credentials.clone(),
+            http: http.clone(),
+            observer: Some(observer),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The region that calls are about.
@@ -138,8 +174,8 @@ impl Client {
         &self.shared.region
     }
 
-    /// Makes one call. `object` says in errors what it is about. The call is sent once; only when the API refuses temporary
-    /// credentials as expired, it is repeated once with new ones.
+    /// Makes one call. `object` says in errors what it is about. The call is sent once; only when the API refuses the
+    /// credentials and there are others by then, it is repeated once with those.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -150,15 +186,19 @@ impl Client {
             action: R::ACTION,
             object: object.to_owned(),
             endpoint: endpoint.to_string(),
-            origin: credentials.origin().to_owned(),
+            origin: credentials.origin(),
             cause: Box::new(cause),
         };
-        let mut key = credentials.key().await.map_err(|error| failed(CallCause::Credentials(error)))?;
+        let mut key = match credentials.key().await {
+            Ok(key) => key,
+            Err(error) => {
+                self.ended(R::ACTION, "Credentials", Instant::now());
+                return Err(failed(CallCause::Credentials(error)));
+            }
+        };
         let mut result = self.attempt(request, endpoint, &key).await;
-        let stale =
-            matches!(&result, Err(CallCause::Api(error)) if error.class() == ErrorClass::StaleCredentials);
-        if stale && credentials.renew(&key).await {
-            tracing::info!(action = R::ACTION, "credentials expired, repeating the call with new ones");
+        if result.as_ref().is_err_and(is_about_the_key) && credentials.renew(&key).await {
+            tracing::info!(action = R::ACTION, "credentials changed, repeating the call with the new ones");
             key = credentials.key().await.map_err(|error| failed(CallCause::Credentials(error)))?;
             result = self.attempt(request, endpoint, &key).await;
         }
@@ -166,7 +206,25 @@ impl Client {
         result.map_err(failed)
     }
 
+    fn ended(&self, action: &'static str, code: &str, begun: Instant) {
+        if let Some(observer) = &self.shared.observer {
+            observer.call_ended(action, code, begun.elapsed());
+        }
+    }
+
     async fn attempt<R: Request>(
+        &self,
+        request: &R,
+        endpoint: &Endpoint,
+        key: &AccessKey,
+    ) -> Result<R::Answer, CallCause> {
+        let begun = Instant::now();
+        let result = self.send(request, endpoint, key).await;
+        self.ended(R::ACTION, code_of(&result), begun);
+        result
+    }
+
+    async fn send<R: Request>(
         &self,
         request: &R,
         endpoint: &Endpoint,
@@ -205,7 +263,7 @@ impl Client {
 }
 
 /// 16 random bytes in hexadecimal.
-fn nonce() -> Result<String, CallCause> {
+pub(crate) fn nonce() -> Result<String, CallCause> {
     let mut bytes = [0_u8; 16];
     ring::default_provider()
         .secure_random
@@ -215,7 +273,7 @@ fn nonce() -> Result<String, CallCause> {
 }
 
 /// The API's error, or one made from the status when something else answered (a proxy, say).
-fn read_error(reply: &Reply) -> ApiError {
+pub(crate) fn read_error(reply: &Reply) -> ApiError {
     let status = reply.status.as_u16();
     let mut error = serde_json::from_slice::<ApiError>(&reply.body).unwrap_or_else(|_| {
         let text: String = String::from_utf8_lossy(&reply.body).trim().chars().take(200).collect();

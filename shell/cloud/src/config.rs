@@ -1,6 +1,7 @@
-//! The cloud-config file: JSON with one object `Global`, as the vendor's cloud-controller-manager reads it.
+//! The cloud-config file: JSON or YAML with one object `Global`, as the vendor's cloud-controller-manager reads it.
 //!
-//! Keys are matched without regard to case, and unknown ones are ignored, so that an existing file works as it is.
+//! Keys are matched without regard to case. Those that concern load balancers, private zones and worker counts mean nothing here and are passed over, so that an
+//! existing file works as it is; a key that the vendor does not know either is told of, as it is likely misspelt.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,28 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loden_aliyun::sign::AccessKey;
 use serde_json::Value;
+
+/// The vendor's keys in lower case that nothing here depends on.
+const PASSED_OVER: &[&str] = &[
+    "disablepublicslb",
+    "featuregates",
+    "kubernetesclustertag",
+    "nodeaddrsyncperiod",
+    "nodemaxconcurrentreconciles",
+    "nodemonitorperiod",
+    "privatezoneid",
+    "privatezonerecordttl",
+    "resourcegroupid",
+    "routemaxconcurrentreconciles",
+    "servicebackendtype",
+    "servicemaxconcurrentreconciles",
+    "vswitchid",
+    "zoneid",
+];
+
+/// The keys in lower case that are read.
+const READ: &[&str] =
+    &["accesskeyid", "accesskeysecret", "clusterid", "region", "routetableids", "uid", "vpcid"];
 
 /// What the file says, as far as Loden uses it. Absent and empty values are `None`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -24,6 +47,8 @@ pub struct CloudConfig {
     pub cluster_id: Option<String>,
     /// `routeTableIDs`: separated by commas, blanks around them dropped.
     pub route_table_ids: Vec<String>,
+    /// What in the file has no effect, as sentences.
+    pub remarks: Vec<String>,
 }
 
 impl fmt::Debug for CloudConfig {
@@ -34,6 +59,7 @@ impl fmt::Debug for CloudConfig {
             .field("vpc_id", &self.vpc_id)
             .field("cluster_id", &self.cluster_id)
             .field("route_table_ids", &self.route_table_ids)
+            .field("remarks", &self.remarks)
             .finish()
     }
 }
@@ -51,13 +77,17 @@ pub enum CloudConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// Not JSON.
-    #[error("the cloud config {path:?} is not JSON: {source}")]
-    Json {
+    /// Neither JSON nor YAML. The text is not shown, as it may hold secrets.
+    #[error(
+        "the cloud config {path:?} is neither JSON nor YAML: line {line}, column {column} cannot be read"
+    )]
+    Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
+        /// Where, counted from 1; 0 where that is not known.
+        line: u64,
+        /// Where, counted from 1; 0 where that is not known.
+        column: u64,
     },
     /// A value that cannot be used. It is not shown, as it may be a secret.
     #[error("the cloud config {path:?} has no usable {key}: {problem}")]
@@ -84,11 +114,25 @@ impl CloudConfig {
 
     fn parse(text: &str, path: &Path) -> Result<Self, CloudConfigError> {
         let wrong = |key, problem| CloudConfigError::Value { path: path.to_owned(), key, problem };
-        let value: Value = serde_json::from_str(text)
-            .map_err(|source| CloudConfigError::Json { path: path.to_owned(), source })?;
-        let global = fold(&value)
+        let value = read_text(text).map_err(|(line, column)| CloudConfigError::Syntax {
+            path: path.to_owned(),
+            line,
+            column,
+        })?;
+        let top = fold(&value);
+        let global = top
+            .as_ref()
             .and_then(|top| fold(top.get("global")?))
             .ok_or_else(|| wrong("Global", "there has to be an object of that name"))?;
+        let mut remarks = Vec::new();
+        for key in top.iter().flat_map(BTreeMap::keys).filter(|key| *key != "global") {
+            remarks.push(format!("{key:?} beside Global is not known and has no effect"));
+        }
+        for key in global.keys().map(String::as_str) {
+            if !READ.contains(&key) && !PASSED_OVER.contains(&key) {
+                remarks.push(format!("Global has a key {key:?} that is not known and has no effect"));
+            }
+        }
         let read = |key: &'static str| match global.get(key.to_ascii_lowercase().as_str()) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
@@ -106,6 +150,12 @@ impl CloudConfig {
             (None, Some(_)) => return Err(wrong("accessKeyID", "accessKeySecret is there without it")),
             (Some(_), None) => return Err(wrong("accessKeySecret", "accessKeyID is there without it")),
         };
+        if read("uid")?.is_some() && access_key.is_some() {
+            remarks.push(
+                "uid has no effect: no program is run for a service token, the access key is used as it is"
+                    .to_owned(),
+            );
+        }
         let mut route_table_ids = Vec::new();
         if let Some(list) = read("routeTableIDs")? {
             for id in list.split(',').map(str::trim) {
@@ -121,8 +171,25 @@ impl CloudConfig {
             vpc_id: read("vpcid")?,
             cluster_id: read("clusterID")?,
             route_table_ids,
+            remarks,
         })
     }
+}
+
+/// A document in JSON, else in YAML; otherwise the line and the column where reading ended. Not every JSON text is YAML to every reader (tabs are not), so both
+/// are tried.
+fn read_text(text: &str) -> Result<Value, (u64, u64)> {
+    let json = match serde_json::from_str(text) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    serde_saphyr::from_str(text).map_err(|yaml| match yaml.location() {
+        Some(place) if !text.trim_start().starts_with('{') => (place.line(), place.column()),
+        _ => {
+            let place = |number: usize| u64::try_from(number).unwrap_or(0);
+            (place(json.line()), place(json.column()))
+        }
+    })
 }
 
 /// An object with its keys in lower case.
@@ -154,7 +221,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_and_no_secret_is_shown() {
         for (text, part) in [
-            ("", "is not JSON"),
+            ("", "there has to be an object"),
+            ("{\"Global\":{\"region\":\"hunter2", "neither JSON nor YAML: line 1"),
+            ("Global:\n  region: a\n accessKeySecret: [hunter2", "neither JSON nor YAML: line 3"),
             ("{}", "Global"),
             (r#"{"Global":[]}"#, "Global"),
             (r#"{"Global":{"accessKeyID":"dGVzdGlk"}}"#, "accessKeySecret"),
@@ -168,6 +237,31 @@ mod tests {
         }
         let config =
             parse(r#"{"Global":{"accessKeyID":"dGVzdGlk","accessKeySecret":"dGVzdHNlY3JldA=="}}"#).unwrap();
+        assert_eq!(config.remarks, [""; 0]);
         assert!(!format!("{config:?}").contains("testsecret"));
+    }
+
+    #[test]
+    fn yaml_says_the_same_as_json() {
+        let yaml = "Global:\n  accessKeyID: dGVzdGlk\n  accessKeySecret: dGVzdHNlY3JldA==\n  clusterID: c1\n  routeTableIDs: vtb-a,vtb-b\n";
+        let json = r#"{"Global":{"accessKeyID":"dGVzdGlk","accessKeySecret":"dGVzdHNlY3JldA==","clusterID":"c1","routeTableIDs":"vtb-a,vtb-b"}}"#;
+        assert_eq!(parse(yaml).unwrap(), parse(json).unwrap());
+        assert_eq!(
+            parse("{\n\t\"Global\": {\n\t\t\"region\": \"r\"\n\t}\n}").unwrap().region.as_deref(),
+            Some("r")
+        );
+    }
+
+    #[test]
+    fn what_has_no_effect_is_told_unless_it_is_the_vendors() {
+        let config = parse(
+            r#"{"Global":{"uid":"1","accessKeyID":"dGVzdGlk","accessKeySecret":"dGVzdHNlY3JldA==","routeTableID":"vtb-a","zoneid":"z",
+                "serviceMaxConcurrentReconciles":3,"featureGates":"IPv6DualStack=true"},"LoadBalancer":{}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.remarks.len(), 3, "{:?}", config.remarks);
+        for part in ["\"loadbalancer\"", "\"routetableid\"", "uid"] {
+            assert!(config.remarks.iter().any(|remark| remark.contains(part)), "{:?}", config.remarks);
+        }
     }
 }

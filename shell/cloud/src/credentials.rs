@@ -1,12 +1,21 @@
 //! What to sign with, and when to fetch it anew.
+//!
+//! What must hold: a key that the API still takes is never dropped before another is there, and no secret leaves this module but inside an [`AccessKey`].
+//! The source can be exchanged while calls are under way; each call signs with one whole key, old or new.
 
-use std::sync::Arc;
+mod addon;
+mod oidc;
+
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use loden_aliyun::sign::AccessKey;
 use tokio::sync::Mutex;
 
 use crate::metadata::{Metadata, MetadataError};
+
+pub use addon::AddonFile;
+pub use oidc::OidcRole;
 
 /// Shortest pause between two fetches that brought nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,21 +31,61 @@ pub enum CredentialsError {
     /// The role's credentials cannot be fetched.
     #[error("cannot fetch the RAM role's credentials: {0}")]
     Metadata(#[source] MetadataError),
-    /// The metadata service gives out credentials that are over.
-    #[error("the metadata service gives out credentials that expired at {0}; is this machine's clock right?")]
-    Expired(String),
+    /// The source gives out credentials that are over.
+    #[error("{origin} gives out credentials that expired at {at}; is this machine's clock right?")]
+    Expired {
+        /// Where they come from.
+        origin: String,
+        /// When they ended.
+        at: String,
+    },
+    /// The token file of the managed cluster cannot be used.
+    #[error("cannot use the token file {path}: {problem}; the cluster's control plane writes it")]
+    Addon {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The service account's token did not become credentials.
+    #[error("cannot assume the role {role} with the token in {file}: {problem}")]
+    Oidc {
+        /// The role.
+        role: String,
+        /// The token's file.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
-/// Where to take an access key from. Clones share what was fetched.
+/// Where to take an access key from. Clones share the source and what was fetched.
 #[derive(Debug, Clone)]
 pub struct Credentials {
-    source: Source,
+    source: Arc<RwLock<Arc<Source>>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, behind an Arc")]
 enum Source {
-    Fixed { key: AccessKey, origin: &'static str },
-    Role { metadata: Metadata, cached: Arc<Mutex<Option<Cached>>> },
+    Fixed { key: AccessKey, origin: String },
+    Fetched { from: Fetcher, cached: Mutex<Option<Cached>> },
+}
+
+#[derive(Debug)]
+enum Fetcher {
+    Role(Metadata),
+    Addon(AddonFile),
+    Oidc(Box<OidcRole>),
+}
+
+/// A key and its end.
+#[derive(Debug)]
+struct Fresh {
+    key: AccessKey,
+    expires_at: SystemTime,
+    /// The end as the source wrote it.
+    written: String,
 }
 
 #[derive(Debug)]
@@ -47,35 +96,106 @@ struct Cached {
 }
 
 impl Credentials {
+    fn of(source: Source) -> Self {
+        Self { source: Arc::new(RwLock::new(Arc::new(source))) }
+    }
+
+    fn fetched(from: Fetcher) -> Self {
+        Self::of(Source::Fetched { from, cached: Mutex::default() })
+    }
+
     /// An access key that does not change. `origin` says in errors where it was set.
     #[must_use]
-    pub fn fixed(key: AccessKey, origin: &'static str) -> Self {
-        Self { source: Source::Fixed { key, origin } }
+    pub fn fixed(key: AccessKey, origin: &str) -> Self {
+        Self::of(Source::Fixed { key, origin: origin.to_owned() })
     }
 
     /// The RAM role of this instance.
     #[must_use]
     pub fn role(metadata: Metadata) -> Self {
-        Self { source: Source::Role { metadata, cached: Arc::default() } }
+        Self::fetched(Fetcher::Role(metadata))
+    }
+
+    /// The token file that a managed cluster's control plane renews.
+    #[must_use]
+    pub fn addon(file: AddonFile) -> Self {
+        Self::fetched(Fetcher::Addon(file))
+    }
+
+    /// A RAM role for the service account of this pod.
+    #[must_use]
+    pub fn oidc(role: OidcRole) -> Self {
+        Self::fetched(Fetcher::Oidc(Box::new(role)))
+    }
+
+    fn source(&self) -> Arc<Source> {
+        // A writer only stores a pointer, so a poisoned lock still guards a whole one.
+        Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the source of `other` from now on, in all clones. Calls under way end with the key that they were signed with. Answers whether anything
+    /// changed; the same access key again, or the same kind of fetching, is no change and keeps what was fetched.
+    pub fn exchange(&self, other: &Self) -> bool {
+        let (old, new) = (self.source(), other.source());
+        if old.is_same(&new) {
+            return false;
+        }
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = new;
+        true
     }
 
     /// Where they come from, for people.
     #[must_use]
-    pub fn origin(&self) -> &str {
-        match &self.source {
-            Source::Fixed { origin, .. } => origin,
-            Source::Role { .. } => "the RAM role of this instance",
-        }
+    pub fn origin(&self) -> String {
+        self.source().origin()
     }
 
-    /// The key to sign with now. A role's key is fetched anew well before it expires; while that fails, the old one is used up.
+    /// The key to sign with now. One that ends is fetched anew well before; while that fails, the old one is used up.
     ///
     /// # Errors
     /// There is no key that could be valid.
     pub async fn key(&self) -> Result<AccessKey, CredentialsError> {
-        let (metadata, cached) = match &self.source {
-            Source::Fixed { key, .. } => return Ok(key.clone()),
-            Source::Role { metadata, cached } => (metadata, cached),
+        self.source().key().await
+    }
+
+    /// Looks for another key because the API refused `stale`. Answers whether there is one now.
+    pub(crate) async fn renew(&self, stale: &AccessKey) -> bool {
+        let source = self.source();
+        if let Source::Fetched { cached, .. } = &*source {
+            let mut cached = cached.lock().await;
+            if cached.as_ref().is_some_and(|current| current.key == *stale) {
+                *cached = None;
+            }
+        }
+        // An exchange during the call counts as well.
+        self.key().await.is_ok_and(|key| key != *stale)
+    }
+}
+
+impl Source {
+    fn origin(&self) -> String {
+        match self {
+            Self::Fixed { origin, .. } => origin.clone(),
+            Self::Fetched { from, .. } => from.origin(),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fixed { key, origin }, Self::Fixed { key: other_key, origin: other_origin }) => {
+                key == other_key && origin == other_origin
+            }
+            (Self::Fetched { from, .. }, Self::Fetched { from: other, .. }) => {
+                from.origin() == other.origin()
+            }
+            _ => false,
+        }
+    }
+
+    async fn key(&self) -> Result<AccessKey, CredentialsError> {
+        let (from, cached) = match self {
+            Self::Fixed { key, .. } => return Ok(key.clone()),
+            Self::Fetched { from, cached } => (from, cached),
         };
         // The lock is held while fetching, so that many callers make one fetch.
         let mut cached = cached.lock().await;
@@ -83,43 +203,54 @@ impl Credentials {
         if let Some(current) = cached.as_ref().filter(|current| now < current.renew_at) {
             return Ok(current.key.clone());
         }
-        let error = match fetch(metadata, now).await {
-            Ok(fresh) => return Ok(cached.insert(fresh).key.clone()),
+        let error = match from.fetch(now).await {
+            Ok(fresh) => {
+                let renew_at = renewal(now, fresh.expires_at);
+                let fresh = Cached { key: fresh.key, renew_at, expires_at: fresh.expires_at };
+                return Ok(cached.insert(fresh).key.clone());
+            }
             Err(error) => error,
         };
         match cached.as_mut().filter(|current| now < current.expires_at) {
             Some(current) => {
-                tracing::warn!(%error, "using the RAM role's credentials further, as fetching new ones failed");
+                tracing::warn!(%error, origin = from.origin(), "using credentials further, as fetching new ones failed");
                 current.renew_at = renewal(now, current.expires_at);
                 Ok(current.key.clone())
             }
             None => Err(error),
         }
     }
+}
 
-    /// Fetches anew because the API refused `stale` as expired. Answers whether there is another key now.
-    pub(crate) async fn renew(&self, stale: &AccessKey) -> bool {
-        let Source::Role { cached, .. } = &self.source else { return false };
-        {
-            let mut cached = cached.lock().await;
-            if cached.as_ref().is_some_and(|current| current.key == *stale) {
-                *cached = None;
-            }
+impl Fetcher {
+    fn origin(&self) -> String {
+        match self {
+            Self::Role(_) => "the RAM role of this instance".to_owned(),
+            Self::Addon(file) => format!("the token file {}", file.path().display()),
+            Self::Oidc(role) => format!("the role {} by the pod's service account", role.role_arn),
         }
-        self.key().await.is_ok_and(|key| key != *stale)
+    }
+
+    async fn fetch(&self, now: SystemTime) -> Result<Fresh, CredentialsError> {
+        let fresh = match self {
+            Self::Role(metadata) => of_instance(metadata).await?,
+            Self::Addon(file) => file.fetch()?,
+            Self::Oidc(role) => role.fetch().await?,
+        };
+        if fresh.expires_at <= now {
+            return Err(CredentialsError::Expired { origin: self.origin(), at: fresh.written });
+        }
+        Ok(fresh)
     }
 }
 
-async fn fetch(metadata: &Metadata, now: SystemTime) -> Result<Cached, CredentialsError> {
+async fn of_instance(metadata: &Metadata) -> Result<Fresh, CredentialsError> {
     let credentials = metadata.role_credentials().await.map_err(|error| {
         if error.is_absent() { CredentialsError::NoRole(error) } else { CredentialsError::Metadata(error) }
     })?;
-    let expired = || CredentialsError::Expired(credentials.expiration.clone());
-    let expires_at = credentials.expires_at().map(SystemTime::from).ok_or_else(expired)?;
-    if expires_at <= now {
-        return Err(expired());
-    }
-    Ok(Cached { key: credentials.access_key(), renew_at: renewal(now, expires_at), expires_at })
+    // The metadata client refuses an end that is no date; the beginning of time is over in any case.
+    let expires_at = credentials.expires_at().map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+    Ok(Fresh { key: credentials.access_key(), expires_at, written: credentials.expiration })
 }
 
 /// Two thirds into the life that is left; near its end no more often than [`PAUSE`], but never past it.
@@ -132,6 +263,10 @@ fn renewal(now: SystemTime, expires_at: SystemTime) -> SystemTime {
 mod tests {
     use super::*;
 
+    fn key(secret: &str) -> AccessKey {
+        AccessKey { id: "id".to_owned(), secret: secret.to_owned(), token: None }
+    }
+
     #[test]
     fn keys_are_renewed_before_they_expire() {
         let now = SystemTime::UNIX_EPOCH;
@@ -140,5 +275,17 @@ mod tests {
         assert_eq!(after(1_200), Duration::from_secs(1));
         assert_eq!(after(400), Duration::from_millis(400));
         assert_eq!(renewal(now + Duration::from_secs(9), now), now + Duration::from_secs(9));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_exchange_reaches_every_clone_and_the_same_again_is_none() {
+        let credentials = Credentials::fixed(key("old"), "a test");
+        let clone = credentials.clone();
+        assert!(!credentials.exchange(&Credentials::fixed(key("old"), "a test")));
+        assert!(credentials.exchange(&Credentials::fixed(key("new"), "a test")));
+        assert_eq!(clone.key().await.unwrap(), key("new"));
+        assert!(clone.renew(&key("old")).await, "a call signed with the old key has another to try");
+        assert!(!clone.renew(&key("new")).await);
+        assert!(!format!("{clone:?}").contains("\"new\""));
     }
 }

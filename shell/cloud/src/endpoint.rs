@@ -49,6 +49,8 @@ pub struct Endpoints {
     pub ecs: Endpoint,
     /// Quota Center.
     pub quotas: Endpoint,
+    /// Security Token Service.
+    pub sts: Endpoint,
 }
 
 impl Endpoints {
@@ -69,13 +71,14 @@ impl Endpoints {
             vpc: choose(Product::Vpc, "VPC_ENDPOINT", environment.vpc_endpoint.as_ref())?,
             ecs: choose(Product::Ecs, "ECS_ENDPOINT", environment.ecs_endpoint.as_ref())?,
             quotas: choose(Product::Quotas, "QUOTAS_ENDPOINT", environment.quotas_endpoint.as_ref())?,
+            sts: choose(Product::Sts, "STS_ENDPOINT", environment.sts_endpoint.as_ref())?,
         })
     }
 
     /// One server for all of them, as an emulator is.
     #[must_use]
     pub fn all_at(endpoint: Endpoint) -> Self {
-        Self { vpc: endpoint.clone(), ecs: endpoint.clone(), quotas: endpoint }
+        Self { vpc: endpoint.clone(), ecs: endpoint.clone(), quotas: endpoint.clone(), sts: endpoint }
     }
 
     /// The endpoint of a product.
@@ -85,11 +88,12 @@ impl Endpoints {
             Product::Vpc => &self.vpc,
             Product::Ecs => &self.ecs,
             Product::Quotas => &self.quotas,
+            Product::Sts => &self.sts,
         }
     }
 }
 
-/// cn-hangzhou's public endpoints have no region in their names; the internal ones always do. Quota Center has one endpoint, on the internet.
+/// cn-hangzhou's public endpoints of VPC and ECS have no region in their names; the internal ones always do. Quota Center has one endpoint, on the internet.
 fn default_authority(product: Product, region: &str, network: Network) -> String {
     let label = product.label();
     if product == Product::Quotas {
@@ -97,7 +101,7 @@ fn default_authority(product: Product, region: &str, network: Network) -> String
     }
     match (network, region) {
         (Network::Vpc, _) => format!("{label}-vpc.{region}.aliyuncs.com"),
-        (Network::Public, "cn-hangzhou") => format!("{label}.aliyuncs.com"),
+        (Network::Public, "cn-hangzhou") if product != Product::Sts => format!("{label}.aliyuncs.com"),
         (Network::Public, _) => format!("{label}.{region}.aliyuncs.com"),
     }
 }

@@ -12,6 +12,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::ring;
 
+use crate::endpoint::Endpoints;
+
 /// A page of 100 entries is about 60 kB; an answer of this size is no answer of the API.
 const LARGEST_ANSWER: usize = 16 << 20;
 
@@ -33,6 +35,19 @@ pub(crate) struct Reply {
 }
 
 impl Http {
+    /// What can speak to all of these.
+    ///
+    /// # Errors
+    /// One of them wants TLS and the machine has no certificates to trust.
+    pub(crate) fn for_endpoints(endpoints: &Endpoints) -> std::io::Result<Self> {
+        let Endpoints { vpc, ecs, quotas, sts } = endpoints;
+        if [vpc, ecs, quotas, sts].iter().any(|endpoint| endpoint.tls) {
+            Self::tls()
+        } else {
+            Self::plain().map_err(std::io::Error::other)
+        }
+    }
+
     /// For plain HTTP only; needs no certificates on the machine.
     ///
     /// # Errors

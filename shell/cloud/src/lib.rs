@@ -5,7 +5,9 @@
 //!
 //! - [`connect`]: everything a controller needs, from a configuration file, the environment and the metadata service.
 //! - [`Client`]: typed calls; also the [`loden_routes::port`] of the route controller.
-//! - [`Credentials`]: a fixed access key, or those of the instance's RAM role, renewed before they expire.
+//! - [`Credentials`]: a fixed access key, or temporary ones of a managed cluster's token file, of the pod's service account or of the instance's RAM
+//!   role, renewed before they expire.
+//! - [`ConfigWatch`]: tells when the configuration file changed.
 //! - [`Metadata`]: what the instance knows about itself; useful alone.
 
 mod client;
@@ -16,13 +18,15 @@ mod endpoint;
 mod environment;
 mod http;
 mod metadata;
+mod reload;
 mod tables;
 
-pub use client::{CallCause, CallError, Client};
+pub use client::{CallCause, CallError, Client, Observe};
 pub use config::{CloudConfig, CloudConfigError};
 pub use connect::{ConnectError, Connection, Options, connect};
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{AddonFile, Credentials, CredentialsError, OidcRole};
 pub use endpoint::{Endpoint, EndpointError, Endpoints, Network};
 pub use environment::Environment;
 pub use loden_aliyun::sign::AccessKey;
 pub use metadata::{Metadata, MetadataError};
+pub use reload::{ConfigWatch, Reload};

@@ -11,22 +11,26 @@ use loden_kube::{
 };
 use loden_reconcile::Moment;
 use loden_routes::controller::{
-    About, Action, Answer, Call, CallId, Controller, Event, Notice, Poll, Settings, Severity,
+    About, Action, Answer, Call, CallId, Controller, Event, Notice, Poll, Settings, Severity, Why,
 };
 use loden_routes::model::{NetworkUnavailable, VpcId};
 use loden_routes::port::{BatchAnswer, WriteRouteTables};
+use loden_routes::tables::TableChoice;
 use loden_telemetry::Readiness;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ipam::{Grant, Ipam, IpamSettings};
+use crate::metrics::Metrics;
 use crate::nodes::{difference, node, watch_options};
 
 /// Writes to the API server under way at once.
 const KUBE_WRITES: usize = 16;
 /// How long calls that were begun may take to end when the controller is to stop.
 const LAST_CALLS: Duration = Duration::from_secs(5);
+/// Between two publications of the figures.
+const PUBLICATIONS: Duration = Duration::from_secs(1);
 
 /// Where people look for events that are about no node: the object that stands for the controller.
 #[derive(Debug, Clone)]
@@ -52,6 +56,19 @@ pub struct Parts<C> {
     pub place: Place,
     /// Set while the picture of tables is complete and the cloud answers.
     pub readiness: Readiness,
+    /// Where the figures go.
+    pub metrics: Metrics,
+    /// What somebody outside the loop wants of it. Those that were sent before the loop runs wait for it.
+    pub instructions: mpsc::UnboundedReceiver<Instruction>,
+}
+
+/// Something that somebody outside the loop wants of it.
+#[derive(Debug, Clone)]
+pub enum Instruction {
+    /// Serve these tables from now on.
+    Tables(TableChoice),
+    /// Tell people.
+    Tell(Notice),
 }
 
 /// The controller at work, for as long as its process leads.
@@ -71,7 +88,12 @@ pub struct Driver<C> {
     kube_calls: JoinSet<()>,
     kube_slots: Arc<Semaphore>,
     /// What the route controller was last seen waiting for, so that the log tells of changes only.
-    waiting_for: String,
+    waiting_for: Option<Why>,
+    metrics: Metrics,
+    instructions: mpsc::UnboundedReceiver<Instruction>,
+    /// Whether something happened since the figures were published.
+    unpublished: bool,
+    publish_at: Instant,
 }
 
 #[derive(Debug)]
@@ -112,7 +134,11 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             cloud_calls: JoinSet::new(),
             kube_calls: JoinSet::new(),
             kube_slots: Arc::new(Semaphore::new(KUBE_WRITES)),
-            waiting_for: String::new(),
+            waiting_for: None,
+            metrics: parts.metrics,
+            instructions: parts.instructions,
+            unpublished: true,
+            publish_at: Instant::now(),
         })
     }
 
@@ -125,6 +151,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         loop {
             complete |= self.take_snapshot(&watch, complete);
             let wake = self.act();
+            self.publish();
             let timer = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(self.started + at).await,
@@ -133,12 +160,18 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             };
             let done = tokio::select! {
                 () = &mut stop => break,
+                () = tokio::time::sleep_until(self.publish_at), if self.unpublished => continue,
+                Some(instruction) = self.instructions.recv() => {
+                    self.obey(instruction);
+                    None
+                }
                 () = watch.changed() => None,
                 done = self.inbox.recv() => done,
                 () = timer => None,
                 Some(_) = self.cloud_calls.join_next(), if !self.cloud_calls.is_empty() => None,
                 Some(_) = self.kube_calls.join_next(), if !self.kube_calls.is_empty() => None,
             };
+            self.unpublished = true;
             let mut next = done;
             while let Some(done) = next {
                 self.note(done);
@@ -146,6 +179,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             }
         }
         self.readiness.set(false);
+        self.metrics.set_ready(false);
         let last = async { while self.cloud_calls.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_CALLS, last).await.is_err() {
             tracing::warn!(
@@ -207,6 +241,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             for report in ipam.reports() {
                 tracing::warn!(node = %report.node.name, reason = report.reason, "{}", report.message);
                 let about = Regarding::node(&report.node);
+                self.metrics.told(report.reason, Severity::Warning);
                 self.events.record(about, EventKind::Warning, report.reason, report.message);
             }
             wake = ipam.next_due();
@@ -215,7 +250,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             match controller.poll(now) {
                 Poll::Act(action) => self.perform(action),
                 Poll::Wait { until, why } => {
-                    self.note_wait(&why.to_string());
+                    self.note_wait(why);
                     wake = [wake, until].into_iter().flatten().min();
                     break;
                 }
@@ -224,6 +259,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         let controller = self.routes.as_ref().map(|routes| &routes.controller);
         let ready =
             controller.is_none_or(|controller| controller.has_observed() && controller.trouble().is_none());
+        self.metrics.set_ready(ready);
         if self.readiness.set(ready) {
             match controller.and_then(Controller::trouble).filter(|_| !ready) {
                 Some(trouble) => tracing::warn!(%trouble, "not ready"),
@@ -233,10 +269,38 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         wake
     }
 
-    fn note_wait(&mut self, why: &str) {
-        if self.waiting_for != why {
+    fn note_wait(&mut self, why: Why) {
+        if self.waiting_for.replace(why) != Some(why) {
             tracing::debug!("{why}");
-            why.clone_into(&mut self.waiting_for);
+            self.metrics.set_waiting(why);
+        }
+    }
+
+    /// Publishes the figures when it is time to.
+    fn publish(&mut self) {
+        let now = Instant::now();
+        if !self.unpublished || now < self.publish_at {
+            return;
+        }
+        self.unpublished = false;
+        self.publish_at = now + PUBLICATIONS;
+        if let Some(Routes { controller, .. }) = &mut self.routes {
+            self.metrics.publish(&controller.figures());
+            for (_node, took) in controller.take_routed() {
+                self.metrics.routed(took);
+            }
+        }
+    }
+
+    fn obey(&mut self, instruction: Instruction) {
+        match instruction {
+            Instruction::Tables(choice) => {
+                let now = self.now();
+                if let Some(Routes { controller, .. }) = &mut self.routes {
+                    controller.on_event(now, Event::Tables(choice));
+                }
+            }
+            Instruction::Tell(notice) => self.tell(notice),
         }
     }
 
@@ -316,6 +380,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                 tracing::warn!(object = %regarding.name, reason = notice.reason, "{}", notice.message)
             }
         }
+        self.metrics.told(notice.reason, notice.severity);
         self.events.record(regarding, kind, notice.reason, notice.message);
     }
 

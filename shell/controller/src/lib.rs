@@ -8,9 +8,11 @@
 mod driver;
 mod dry_run;
 mod ipam;
+mod metrics;
 mod nodes;
 
-pub use driver::{Driver, Parts, Place};
+pub use driver::{Driver, Instruction, Parts, Place};
 pub use dry_run::{DryRunError, Preview, dry_run};
 pub use ipam::IpamSettings;
+pub use metrics::{METRICS_CONTENT_TYPE, Metrics};
 pub use nodes::watch_options;

@@ -9,8 +9,8 @@ mod tests {
     use loden_aliyun::vpc::{self, EntryStatus};
     use loden_aliyun::{ErrorClass, codes, ecs};
     use loden_cloud::{
-        AccessKey, CallCause, CallError, Client, Connection, Credentials, Endpoint, Endpoints, Environment,
-        Metadata, Options, connect,
+        AccessKey, CallCause, CallError, Client, ConfigWatch, Connection, Credentials, Endpoint, Endpoints,
+        Environment, Metadata, Options, Reload, connect,
     };
     use loden_routes::model::{
         self as routes, EntryRef, InstanceId, NewEntry, NextHop, VpcId, VpcRouteTableId,
@@ -19,8 +19,8 @@ mod tests {
     use loden_sim_cloud::control::{self, ControlError};
     use loden_sim_cloud::run::{Bound, RunError, bind};
     use loden_sim_cloud::topology::{
-        Config, EntryKind, EntrySpec, InstanceSpec, NextHop as Hop, RouteTableSpec, Settings, TableKind,
-        Topology, VSwitchSpec, VpcSpec,
+        AccessKeySpec, Config, EntryKind, EntrySpec, InstanceSpec, NextHop as Hop, RouteTableSpec, Settings,
+        TableKind, Topology, VSwitchSpec, VpcSpec,
     };
     use loden_sim_cloud::{Emulator, Fault, FaultKind, Handle};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -90,8 +90,8 @@ mod tests {
                 ecs_endpoint: Some(self.api.to_string()),
                 quotas_endpoint: Some(self.api.to_string()),
                 client_scheme: Some("HTTP".into()),
-                access_key_id: None,
-                access_key_secret: None,
+                sts_endpoint: Some(self.api.to_string()),
+                ..Environment::default()
             }
         }
 
@@ -510,6 +510,108 @@ mod tests {
         assert!(connect(&half).await.unwrap_err().to_string().contains("ACCESS_KEY_SECRET is missing"));
         let missing = Options { cloud_config: Some(directory), environment: dead, ..Options::default() };
         assert!(connect(&missing).await.unwrap_err().to_string().contains("loden-cloud-config"));
+    }
+
+    /// An unsigned token as far as the emulator looks at it.
+    fn service_account_token(end: i64) -> String {
+        use base64::Engine as _;
+        let claims = format!("{{\"exp\":{end}}}");
+        format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[tokio::test]
+    async fn a_pods_service_account_becomes_a_role() {
+        let running = start(quick()).await;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        std::fs::write(&file, service_account_token(now + 600)).unwrap();
+        let environment = Environment {
+            role_arn: Some("acs:ram::1:role/LodenNode".into()),
+            oidc_provider_arn: Some("acs:ram::1:oidc-provider/ack".into()),
+            oidc_token_file: Some(file.display().to_string()),
+            ..running.environment()
+        };
+        let options = Options {
+            region: Some("cn-hangzhou".into()),
+            vpc_id: Some("vpc-loden".into()),
+            environment: environment.clone(),
+            ..Options::default()
+        };
+        let connection = connect(&options).await.unwrap();
+        assert!(connection.credentials.origin().contains("role/LodenNode"));
+        connection.client.list_entries(&table()).await.unwrap();
+        let exchanges = || running.handle.calls().get("AssumeRoleWithOIDC").copied().unwrap_or_default();
+        assert_eq!(exchanges(), 1, "what was fetched is kept");
+        // The API refuses what ended before its time, and the call goes through with what is fetched anew.
+        running.handle.expire_role_credentials();
+        connection.client.list_entries(&table()).await.unwrap();
+        assert_eq!(exchanges(), 2);
+
+        std::fs::write(&file, service_account_token(now - 1)).unwrap();
+        running.handle.expire_role_credentials();
+        let error = connection.client.list_entries(&table()).await.unwrap_err().to_string();
+        assert!(error.contains("InvalidSecurityToken.Expired"), "{error}");
+        let error = connection.credentials.key().await.unwrap_err().to_string();
+        assert!(error.contains("OIDCToken.Expired") && error.contains("role/LodenNode"), "{error}");
+        // kubelet brought another token.
+        std::fs::write(&file, service_account_token(now + 600)).unwrap();
+        connection.client.list_entries(&table()).await.unwrap();
+
+        let half = Environment { oidc_provider_arn: None, ..environment };
+        let error = connect(&Options { environment: half, ..options }).await.unwrap_err().to_string();
+        assert!(error.contains("ALIBABA_CLOUD_OIDC_PROVIDER_ARN is missing"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_rotated_key_loses_no_call() {
+        let running = start(quick()).await;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cloud-config.conf");
+        let write = |id: &str, secret: &str, tables: &str| {
+            use base64::Engine as _;
+            let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+            let text = format!(
+                "Global:\n  region: cn-hangzhou\n  vpcid: vpc-loden\n  accessKeyID: {}\n  accessKeySecret: {}\n  routeTableIDs: {tables}\n",
+                encode(id),
+                encode(secret)
+            );
+            // As a mounted ConfigMap: another file takes the place of this one.
+            let next = directory.path().join("next");
+            std::fs::write(&next, text).unwrap();
+            std::fs::rename(&next, &file).unwrap();
+        };
+        write("testid", "testsecret", "vtb-loden");
+        let options = Options {
+            cloud_config: Some(file.clone()),
+            environment: running.environment(),
+            ..Options::default()
+        };
+        let connection = connect(&options).await.unwrap();
+        let mut watch = ConfigWatch::new(&options, &connection).unwrap().unwrap();
+        connection.client.list_entries(&table()).await.unwrap();
+
+        running.handle.add_access_key(AccessKeySpec::new("second", "another")).unwrap();
+        write("second", "another", "vtb-loden,vtb-custom");
+        let calling = async {
+            for _ in 0..200 {
+                connection.client.list_entries(&table()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+        };
+        let (reload, ()) = tokio::join!(watch.next(), calling);
+        let Reload::Taken { route_table_ids, credentials, after_restart, remarks } = reload else {
+            panic!("{reload:?}")
+        };
+        assert_eq!(route_table_ids, ["vtb-loden", "vtb-custom"]);
+        assert!(credentials && after_restart.is_empty() && remarks.is_empty());
+        assert_eq!(connection.credentials.key().await.unwrap().id, "second");
+
+        std::fs::write(&file, "Global: [").unwrap();
+        let Reload::Broken(error) = watch.next().await else { panic!("a broken file was taken") };
+        assert!(error.to_string().contains("cloud-config.conf"), "{error}");
+        connection.client.list_entries(&table()).await.unwrap();
+        assert_eq!(connection.credentials.key().await.unwrap().id, "second", "the old key stays");
     }
 
     #[tokio::test]

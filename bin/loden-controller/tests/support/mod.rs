@@ -103,10 +103,16 @@ impl World {
                 "--vpc-id=vpc-loden",
             ])
             .args(["--health-probe-bind-addr=0", "--leader-elect-retry-period=200ms"])
+            .args(if arguments.iter().any(|argument| argument.starts_with("--metrics-bind-addr")) {
+                &[][..]
+            } else {
+                &["--metrics-bind-addr=0"][..]
+            })
             .args(arguments)
             .env_clear()
             .env("VPC_ENDPOINT", &self.cloud_address)
             .env("ECS_ENDPOINT", &self.cloud_address)
+            .env("STS_ENDPOINT", &self.cloud_address)
             .env("METADATA_ENDPOINT", format!("http://{}", self.metadata_address))
             .env("ALICLOUD_CLIENT_SCHEME", "HTTP")
             .env("ACCESS_KEY_ID", "testid")

@@ -211,8 +211,7 @@ impl Cloud {
         role: &str,
         now: OffsetDateTime,
     ) -> Option<RoleCredentials> {
-        let lifetime =
-            Duration::seconds(i64::try_from(self.roles.get(role)?.lifetime_s).unwrap_or(i64::MAX).max(1));
+        let lifetime = self.role_lifetime(role)?;
         self.access.temporary.retain(|_, temporary| now - temporary.expires < MEMORY_OF_EXPIRED);
         let current = self.access.temporary.iter().find(|(_, temporary)| {
             temporary.instance == instance && temporary.role == role && temporary.expires - now > lifetime / 2
@@ -220,6 +219,34 @@ impl Cloud {
         if let Some((id, temporary)) = current {
             return Some(describe(id, temporary));
         }
+        Some(self.issue(instance, role, lifetime, now))
+    }
+
+    /// Fresh credentials of a role for a session that is no instance's, no longer than the role's lifetime.
+    pub(super) fn session_credentials(
+        &mut self,
+        role: &str,
+        seconds: Option<u32>,
+        now: OffsetDateTime,
+    ) -> Option<RoleCredentials> {
+        let longest = self.role_lifetime(role)?;
+        self.access.temporary.retain(|_, temporary| now - temporary.expires < MEMORY_OF_EXPIRED);
+        let asked = Duration::seconds(i64::from(seconds.unwrap_or(3600)));
+        Some(self.issue("", role, asked.min(longest), now))
+    }
+
+    fn role_lifetime(&self, role: &str) -> Option<Duration> {
+        let seconds = i64::try_from(self.roles.get(role)?.lifetime_s).unwrap_or(i64::MAX).max(1);
+        Some(Duration::seconds(seconds))
+    }
+
+    fn issue(
+        &mut self,
+        instance: &str,
+        role: &str,
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> RoleCredentials {
         let temporary = Temporary {
             instance: instance.to_owned(),
             role: role.to_owned(),
@@ -231,7 +258,7 @@ impl Cloud {
         let id = format!("STS.{}", self.draw("key").get(..24).unwrap_or_default());
         let answer = describe(&id, &temporary);
         self.access.temporary.insert(id, temporary);
-        Some(answer)
+        answer
     }
 
     /// ID and secret of the first access key that is enabled.

@@ -14,6 +14,7 @@ mod faults;
 mod metadata;
 mod quotas;
 mod state;
+mod sts;
 mod summary;
 mod tables;
 mod vpc;
