@@ -131,7 +131,7 @@ impl Metrics {
         registry.register("queue_depth", "Nodes, instances and entries that wait", s.queue.clone());
         registry.register(
             "time_to_route_seconds",
-            "From a node's first sight to its being available, one observation per node",
+            "From a node's joining to its being available, one observation per node",
             s.time_to_route.clone(),
         );
         registry.register("waiting", "1 for what the controller waits for now", s.waiting.clone());
