@@ -18,7 +18,7 @@
 //! | `PUT /tables/{table}/prefix-lists/{list}` | sets the destinations of a prefix list; none takes it away |
 //! | `PUT /objects/{id}/status` | `{"status": "Pending"}` for a VPC, vSwitch, table, instance or gateway; `null` ends it |
 //! | `POST /instances`, `DELETE /instances/{id}` | adds an [`InstanceSpec`], takes one away |
-//! | `POST /access-keys` | adds an [`AccessKeySpec`] |
+//! | `POST /access-keys`, `DELETE /access-keys/{id}` | adds an [`AccessKeySpec`], revokes one |
 //! | `POST /role-credentials/expire` | ends the validity of all role credentials given out |
 //! | `GET /faults`, `PUT /faults` | what is left of the script of [`Fault`]s; puts another in its place |
 //! | `POST /faults`, `DELETE /faults` | adds a [`Fault`] to the script, ends all |
@@ -167,6 +167,7 @@ pub(crate) fn router(handle: Handle) -> Router {
         .route("/instances", post(post_instance))
         .route("/instances/{id}", delete(delete_instance))
         .route("/access-keys", post(post_access_key))
+        .route("/access-keys/{id}", delete(delete_access_key))
         .route("/role-credentials/expire", post(expire_role_credentials))
         .route("/tables/{table}/entries/mark", put(put_mark))
         .route("/tables/{table}/prefix-lists/{list}", put(put_prefix_list))
@@ -282,6 +283,10 @@ async fn delete_instance(State(handle): State<Handle>, Path(id): Path<String>) -
 
 async fn post_access_key(State(handle): State<Handle>, body: Body<AccessKeySpec>) -> Done {
     done(handle.add_access_key(body?.0))
+}
+
+async fn delete_access_key(State(handle): State<Handle>, Path(id): Path<String>) -> Done {
+    done(handle.remove_access_key(&id))
 }
 
 async fn expire_role_credentials(State(handle): State<Handle>) -> StatusCode {

@@ -319,6 +319,14 @@ impl Handle {
         self.with(|cloud, _| cloud.add_access_key(key))
     }
 
+    /// Takes an access key away.
+    ///
+    /// # Errors
+    /// There is none of that ID.
+    pub fn remove_access_key(&self, id: &str) -> Result<(), AdminError> {
+        self.with(|cloud, _| cloud.remove_access_key(id))
+    }
+
     /// Ends the validity of all role credentials given out so far.
     pub fn expire_role_credentials(&self) {
         self.with(Cloud::expire_role_credentials);

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::names::LabName;
+use crate::topology::ProviderIdSpelling;
 
 /// What a supervisor can be asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +32,14 @@ pub enum Request {
         /// Place of the cluster that it joins, from 0.
         #[serde(default)]
         cluster: usize,
+        /// How its object names its instance.
+        #[serde(default)]
+        provider_id: ProviderIdSpelling,
+    },
+    /// Let another instance take the place of a node's; name, address, pods and pod CIDR stay.
+    NodeReplace {
+        /// Which.
+        name: String,
     },
     /// Take a node out in order: pods, flanneld, node object, instance.
     NodeRemove {
@@ -61,17 +70,63 @@ pub enum Request {
         /// The new quota.
         entries: u32,
     },
-    /// Put an entry into the system table by hand, as somebody at the console would.
+    /// Put an entry into a table by hand, as somebody at the console would.
     RouteAdd {
         /// Destination.
         destination: Ipv4Net,
-        /// Name of the instance that is its next hop.
-        instance: String,
+        /// Names of the instances that are its next hops.
+        instances: Vec<String>,
+        /// Lead to the instances' network interfaces instead of the instances.
+        #[serde(default)]
+        interface: bool,
+        /// In place of the entry of that destination, where there is one.
+        #[serde(default)]
+        replace: bool,
+        /// Into this table; the system table when absent.
+        #[serde(default)]
+        table: Option<String>,
     },
-    /// Remove an entry of the system table by hand.
+    /// Remove an entry of a table by hand.
     RouteRemove {
         /// Destination.
         destination: Ipv4Net,
+        /// From this table; the system table when absent.
+        #[serde(default)]
+        table: Option<String>,
+    },
+    /// Make a custom route table that no vSwitch uses yet.
+    TableAdd {
+        /// Its ID; `vtb-<lab>-<n>` when absent.
+        id: Option<String>,
+        /// With the custom entries of this table.
+        copy_of: Option<String>,
+    },
+    /// Let a vSwitch route by another table.
+    TableUse {
+        /// ID or range of the vSwitch.
+        vswitch: String,
+        /// The table.
+        table: String,
+    },
+    /// Renew what the controllers sign with, and revoke what they signed with before.
+    CredentialsRotate,
+    /// How often each action of the cloud's API was called.
+    Calls,
+    /// What a controller started now would do; nothing is written.
+    DryRun {
+        /// Place of its cluster, from 0.
+        #[serde(default)]
+        cluster: usize,
+    },
+    /// Stop a process of the lab; it stays down.
+    Stop {
+        /// Which.
+        process: ProcessName,
+    },
+    /// Start a stopped process again.
+    Start {
+        /// Which.
+        process: ProcessName,
     },
     /// Let calls of the cloud's API run into trouble from now on.
     FaultAdd {

@@ -22,6 +22,8 @@ pub const NAT_PORT: &str = "nat";
 pub const NAT_GATEWAY: &str = "NatGateway";
 /// Next hop type of an instance.
 pub const INSTANCE: &str = "Instance";
+/// Next hop type of a network interface.
+pub const INTERFACE: &str = "NetworkInterface";
 /// Name of the vRouter's own nf_tables table.
 pub const FIREWALL: &str = "loden-vpc";
 /// The vRouter's link that holds the vSwitches' gateway addresses.
@@ -111,6 +113,9 @@ pub fn desired(cloud: &Snapshot, vpc: &str, ports: &Ports, numbers: &mut TableNu
                 INSTANCE => addresses
                     .get(hop.id.as_str())
                     .map(|(address, port)| Way::Via(*address, (*port).to_owned())),
+                INTERFACE => owner(cloud, &hop.id)
+                    .and_then(|instance| addresses.get(instance))
+                    .map(|(address, port)| Way::Via(*address, (*port).to_owned())),
                 NAT_GATEWAY => ports.nat.map(|address| Way::Via(address, NAT_PORT.to_owned())),
                 // Local and service entries are the routes above; other kinds of next hops do not exist in a lab.
                 _ => continue,
@@ -137,6 +142,13 @@ pub fn desired(cloud: &Snapshot, vpc: &str, ports: &Ports, numbers: &mut TableNu
         }
     }
     forwarding
+}
+
+/// The instance that has an interface.
+fn owner<'a>(cloud: &'a Snapshot, interface: &str) -> Option<&'a str> {
+    let has = |id: &str| id == interface;
+    let instance = cloud.instances.iter().find(|one| one.interfaces.iter().any(|each| has(&each.id)))?;
+    Some(&instance.id)
 }
 
 fn to_services(ports: &Ports) -> Way {

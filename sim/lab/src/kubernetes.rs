@@ -92,14 +92,25 @@ impl Kubernetes {
             .map_err(|e| Error::io("write", path, e))
     }
 
-    /// What a kubelet writes when it starts.
+    /// What a kubelet writes when it starts; with `subnet`, a node object that is put back and keeps its pod CIDR.
     ///
     /// # Errors
     /// There is a node of that name.
-    pub fn add_node(&self, name: &str, provider_id: &str, address: Ipv4Addr) -> Result<()> {
+    pub fn add_node(
+        &self,
+        name: &str,
+        provider_id: &str,
+        address: Ipv4Addr,
+        subnet: Option<Ipv4Net>,
+    ) -> Result<()> {
+        let mut spec = json!({ "providerID": provider_id });
+        if let (Some(spec), Some(subnet)) = (spec.as_object_mut(), subnet) {
+            spec.insert("podCIDR".to_owned(), json!(subnet));
+            spec.insert("podCIDRs".to_owned(), json!([subnet]));
+        }
         let node = json!({
             "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" } },
-            "spec": { "providerID": provider_id },
+            "spec": spec,
             "status": {
                 "addresses": [{ "type": "InternalIP", "address": address }, { "type": "Hostname", "address": name }],
                 "conditions": [ready("True", "KubeletReady", "kubelet is posting ready status")],
@@ -119,6 +130,12 @@ impl Kubernetes {
             .patch_status(Resource::Nodes, "", name, PatchType::Strategic, &change)
             .during(|| format!("set the condition Ready of node {name}"))?;
         Ok(())
+    }
+
+    /// Number of the last write.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.handle.revision()
     }
 
     /// Deletes a node object.

@@ -288,6 +288,7 @@ mod tests {
             }],
             cluster_services: Vec::new(),
             clusters: vec![KubeCluster {
+                revision: 1,
                 name: "x".to_owned(),
                 pod_cidr: Inputs::default().pod_cidr,
                 kube_api: "https://100.100.0.10:6443".to_owned(),

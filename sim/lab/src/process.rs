@@ -174,6 +174,26 @@ impl Supervised {
         }
     }
 
+    /// Starts it again after [`Supervised::stop`] or [`Supervised::kill`].
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn resume(&mut self) -> Result<()> {
+        if self.child.is_none() { self.spawn() } else { Ok(()) }
+    }
+
+    /// Whether it is meant to run: it was not stopped on purpose.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// The recipe it is started by.
+    #[must_use]
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
     /// Kills it and starts it again at once.
     ///
     /// # Errors

@@ -104,6 +104,8 @@ pub struct Inputs {
     pub route_table_ids: Vec<String>,
     /// Pod CIDR of a second cluster in the same VPC, with as many nodes and pods as the first.
     pub second_cluster: Option<Ipv4Net>,
+    /// Whether the controllers sign with an access key of their cloud-config file instead of their instance's RAM role.
+    pub access_key: bool,
 }
 
 impl Default for Inputs {
@@ -123,6 +125,7 @@ impl Default for Inputs {
             custom_table: None,
             route_table_ids: Vec::new(),
             second_cluster: None,
+            access_key: false,
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct KubeCluster {
     pub kube_api: String,
     /// A kubeconfig for whoever is outside of the lab, on this machine.
     pub kubeconfig: String,
+    /// Number of the last write to its API.
+    pub revision: u64,
     /// Its controller's process.
     pub controller: Process,
 }

@@ -21,7 +21,7 @@ use crate::kubernetes::Kubernetes;
 use crate::names::LabName;
 use crate::process::Programs;
 use crate::spec::{Inputs, usable_addresses};
-use crate::topology;
+use crate::topology::{self, ProviderIdSpelling};
 use crate::vrouter::VRouter;
 
 /// How often the vRouter is looked at although nothing seems to have changed.
@@ -111,10 +111,19 @@ impl Supervisor {
             Request::CniCheck => encode(&cluster.cni_check()?),
             // What only tells somebody else to change never waits for an operation that may be waiting for just that.
             Request::Quota { entries } => encode(&cluster.set_quota(entries)?),
-            Request::RouteAdd { destination, instance } => {
-                encode(&cluster.add_route(destination, &instance)?)
+            Request::RouteAdd { destination, instances, interface, replace, table } => {
+                encode(&cluster.add_route(destination, &instances, interface, replace, table.as_deref())?)
             }
-            Request::RouteRemove { destination } => encode(&cluster.remove_route(destination)?),
+            Request::RouteRemove { destination, table } => {
+                encode(&cluster.remove_route(destination, table.as_deref())?)
+            }
+            Request::TableAdd { id, copy_of } => encode(&cluster.add_table(id, copy_of.as_deref())?),
+            Request::TableUse { vswitch, table } => encode(&cluster.use_table(&vswitch, &table)?),
+            Request::CredentialsRotate => encode(&cluster.rotate_credentials()?),
+            Request::Calls => encode(&cluster.cloud.calls()),
+            Request::DryRun { cluster: at } => encode(&cluster.dry_run(at)?),
+            Request::Stop { process } => encode(&cluster.stop(&process)?),
+            Request::Start { process } => encode(&cluster.start(&process)?),
             Request::FaultAdd { fault } => {
                 cluster.cloud.inject(fault);
                 encode(&Applied::new("calls of the cloud's API run into it from now on".to_owned(), None))
@@ -136,11 +145,12 @@ impl Supervisor {
 
     fn change(&self, cluster: &Cluster, request: Request, progress: &dyn Fn(&str)) -> Result<Applied> {
         match request {
-            Request::NodeAdd { name, cluster: at } => {
-                let applied = cluster.add_node(at, name, true, progress)?;
+            Request::NodeAdd { name, cluster: at, provider_id } => {
+                let applied = cluster.add_node(at, name, provider_id, true, progress)?;
                 cluster.install_services()?;
                 Ok(applied)
             }
+            Request::NodeReplace { name } => cluster.replace_node(&name, progress),
             Request::NodeRemove { name } => cluster.remove_node(&name, progress),
             Request::NodeCrash { name } => cluster.crash_node(&name),
             Request::PodAdd { node, name } => cluster.add_pod(node, name),
@@ -195,7 +205,7 @@ impl Supervisor {
             progress(&format!("starting {} nodes", inputs.nodes));
             let each = |number: u32| {
                 let name = format!("{}{number}", node_prefix(at));
-                cluster.add_node(at, Some(name), false, &|_| {}).map(|_| ())
+                cluster.add_node(at, Some(name), ProviderIdSpelling::Plain, false, &|_| {}).map(|_| ())
             };
             (1..=inputs.nodes).try_for_each(each)?;
         }

@@ -10,6 +10,9 @@ use loden_sim_cloud::topology::{
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
@@ -61,10 +64,24 @@ pub fn instance_id(name: &str) -> String {
     format!("i-{name}")
 }
 
-/// `spec.providerID` of the node of that name.
+/// How `spec.providerID` names an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProviderIdSpelling {
+    /// `<region>.<instance>`
+    #[default]
+    Plain,
+    /// `alicloud://<region>.<instance>`
+    Alicloud,
+}
+
+/// `spec.providerID` of a node on that instance.
 #[must_use]
-pub fn provider_id(name: &str) -> String {
-    format!("{REGION}.{}", instance_id(name))
+pub fn provider_id(instance: &str, spelling: ProviderIdSpelling) -> String {
+    match spelling {
+        ProviderIdSpelling::Plain => format!("{REGION}.{instance}"),
+        ProviderIdSpelling::Alicloud => format!("alicloud://{REGION}.{instance}"),
+    }
 }
 
 fn security_group(lab: &LabName) -> String {
@@ -77,19 +94,38 @@ pub fn service_addresses() -> Services {
     Services { metadata: format!("http://{METADATA_ADDRESS}"), cloud_api: format!("http://{API_ADDRESS}") }
 }
 
-/// The cloud as a lab finds it: one VPC with its vSwitches, a system table with the way to the internet, one security group that admits the VPC and
-/// the pods.
-#[must_use]
-pub fn cloud(lab: &LabName, inputs: &Inputs) -> Topology {
-    let gateway = format!("ngw-{lab}");
-    let to_internet = EntrySpec {
+fn nat_gateway_id(lab: &LabName) -> String {
+    format!("ngw-{lab}")
+}
+
+/// The entry that leads to the internet.
+fn to_internet(lab: &LabName) -> EntrySpec {
+    EntrySpec {
         destination: IpNet::default(),
-        next_hops: vec![NextHop::new(NAT_GATEWAY, gateway.clone())],
+        next_hops: vec![NextHop::new(NAT_GATEWAY, nat_gateway_id(lab))],
         // Of the VPC's own making, so that the quota is the nodes' alone.
         kind: EntryKind::System,
         name: String::new(),
         description: "the NAT gateway".to_owned(),
-    };
+    }
+}
+
+/// A further route table, which no vSwitch uses yet: the way to the internet, and `entries`.
+#[must_use]
+pub fn further_table(lab: &LabName, id: &str, quota: u32, entries: Vec<EntrySpec>) -> RouteTableSpec {
+    RouteTableSpec {
+        quota: Some(quota),
+        entries: [to_internet(lab)].into_iter().chain(entries).collect(),
+        ..RouteTableSpec::new(id, TableKind::Custom)
+    }
+}
+
+/// The cloud as a lab finds it: one VPC with its vSwitches, a system table with the way to the internet, one security group that admits the VPC and
+/// the pods.
+#[must_use]
+pub fn cloud(lab: &LabName, inputs: &Inputs) -> Topology {
+    let gateway = nat_gateway_id(lab);
+    let to_internet = to_internet(lab);
     let table = |id, kind, vswitches| RouteTableSpec {
         quota: Some(inputs.quota),
         entries: vec![to_internet.clone()],
@@ -132,7 +168,7 @@ pub fn settings(inputs: &Inputs) -> Settings {
 pub fn instance(lab: &LabName, name: &str, vswitch: usize, address: Ipv4Addr) -> InstanceSpec {
     let vswitch = vswitch_id(lab, vswitch);
     let interface = InterfaceSpec {
-        id: Some(format!("eni-{name}")),
+        id: Some(interface_id(&instance_id(name))),
         security_groups: vec![security_group(lab)],
         ..InterfaceSpec::new(vswitch.clone(), address)
     };
@@ -142,6 +178,22 @@ pub fn instance(lab: &LabName, name: &str, vswitch: usize, address: Ipv4Addr) ->
         interfaces: vec![interface],
         ..InstanceSpec::new(instance_id(name), vswitch, address)
     }
+}
+
+/// `eni-…` of an instance's primary interface.
+#[must_use]
+pub fn interface_id(instance: &str) -> String {
+    format!("eni-{}", instance.strip_prefix("i-").unwrap_or(instance))
+}
+
+/// The instance that takes another's place: another ID, another interface, the same name and address.
+#[must_use]
+pub fn replaced(mut spec: InstanceSpec, id: &str) -> InstanceSpec {
+    id.clone_into(&mut spec.id);
+    for interface in &mut spec.interfaces {
+        interface.id = Some(interface_id(id));
+    }
+    spec
 }
 
 /// The instance as a machine on a plain network has it: nobody looks at what it sends.
@@ -157,7 +209,7 @@ pub fn on_a_plain_network(mut spec: InstanceSpec) -> InstanceSpec {
 /// How a node's flanneld is started: as the DaemonSet of our manifests does, with the node's own paths.
 #[must_use]
 pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespace: NetNs) -> Recipe {
-    let path = |path: std::path::PathBuf| path.display().to_string();
+    let path = |path: PathBuf| path.display().to_string();
     Recipe {
         program: cluster.programs.flanneld.clone(),
         arguments: vec![
@@ -177,6 +229,19 @@ pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespa
     }
 }
 
+/// Name of the file that a controller reads its access key from.
+pub const CLOUD_CONFIG: &str = "cloud-config.json";
+
+/// Where the files of a cluster's controller are.
+///
+/// # Errors
+/// It cannot be made.
+pub fn controller_directory(cluster: &Cluster, kube: &Kubernetes) -> Result<PathBuf> {
+    let directory = cluster.lab.directory().join("controllers").join(&kube.name);
+    std::fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
+    Ok(directory)
+}
+
 /// How a cluster's controller is started on its instance: credentials and VPC come from the metadata service.
 ///
 /// # Errors
@@ -187,11 +252,14 @@ pub fn controller_recipe(
     namespace: NetNs,
     route_table_ids: &[String],
 ) -> Result<Recipe> {
-    let directory = cluster.lab.directory().join("controllers").join(&kube.name);
-    std::fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
+    let directory = controller_directory(cluster, kube)?;
     let kubeconfig = directory.join("kubeconfig");
     kube.write_kubeconfig(&kubeconfig, kube.address)?;
     let mask = cluster.inputs.node_mask();
+    let key = cluster
+        .inputs
+        .access_key
+        .then(|| format!("--cloud-config={}", directory.join(CLOUD_CONFIG).display()));
     let tables =
         (!route_table_ids.is_empty()).then(|| format!("--route-table-ids={}", route_table_ids.join(",")));
     Ok(Recipe {
@@ -206,6 +274,8 @@ pub fn controller_recipe(
             format!("--configure-cloud-routes={}", cluster.inputs.backend.needs_entries()),
             // Entries changed by hand come without notice; a lab should not have to wait minutes for the audit that finds them.
             "--route-reconciliation-period=3s".to_owned(),
+            // What a stopped controller did not see leave is collected after this long; a lab should not have to wait a minute for that.
+            "--stale-route-grace-period=5s".to_owned(),
             // Short, so that a killed controller's successor is soon at work.
             "--leader-elect-lease-duration=4s".to_owned(),
             "--leader-elect-renew-deadline=3s".to_owned(),
@@ -213,6 +283,7 @@ pub fn controller_recipe(
         ]
         .into_iter()
         .chain(tables)
+        .chain(key)
         .collect(),
         environment: BTreeMap::from([
             ("VPC_ENDPOINT".to_owned(), API_ADDRESS.to_string()),

@@ -4,7 +4,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
 use loden_lab::Inputs;
+use loden_lab::control::ProcessName;
 use loden_lab::spec::{Backend, usual_vswitches};
+use loden_lab::topology::ProviderIdSpelling;
 
 const GUIDE: &str = "\
 A lab is a VPC made of network namespaces on this machine: a virtual router that forwards by the route tables of an emulated \
@@ -21,6 +23,11 @@ Try:
   loden lab up --custom-table 192.168.1.0/24   a vSwitch with a route table of its own
   loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
   loden lab fault add throttled        how the controller lives with a cloud that has trouble
+  loden lab node replace node-2        another instance takes a node's place
+  loden lab stop controller            what happens, and what does not, without it; then `loden lab start controller`
+  loden lab dry-run                    what the controller would do now
+  loden lab table add                  a further route table; `loden lab table use` moves a vSwitch onto it
+  loden lab credentials rotate         the controller's credentials are revoked, and there are others
   loden lab down
 
 Not there yet: portmap and other chained plugins, further tunnel backends, a tunnel past the quota, IPv6.";
@@ -63,12 +70,32 @@ pub(super) enum Command {
     /// Add or remove a pod, or run a command in one
     #[command(subcommand)]
     Pod(PodCommand),
-    /// Look at the system route table, or meddle with it by hand as somebody at the console would
+    /// Look at the system route table, or meddle with entries by hand as somebody at the console would
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Look at all route tables, make a further one, or let a vSwitch route by another
+    #[command(subcommand)]
+    Table(TableCommand),
+    /// Renew what the controllers sign their calls with
+    #[command(subcommand)]
+    Credentials(CredentialsCommand),
     /// Kill the controller or a node's flanneld, and start it again at once
     #[command(subcommand)]
     Restart(RestartCommand),
+    /// Stop the controller or a node's flanneld, which then stays down
+    #[command(subcommand)]
+    Stop(ProcessCommand),
+    /// Start what `stop` stopped
+    #[command(subcommand)]
+    Start(ProcessCommand),
+    /// What the controller would do now, as its own `--dry-run` says; nothing is written
+    DryRun {
+        /// Whose, in a lab with two clusters
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        cluster: u8,
+    },
+    /// How often each action of the cloud's API was called
+    Calls,
     /// Let the cloud's API be slow, throttled or broken
     #[command(subcommand)]
     Fault(FaultCommand),
@@ -138,6 +165,9 @@ pub(super) struct UpArgs {
     /// Pod CIDR of a second cluster in the same VPC, with as many nodes and pods, and a controller of its own
     #[arg(long, value_name = "CIDR")]
     pub(super) second_cluster: Option<Ipv4Net>,
+    /// Let the controllers sign with an access key of a cloud-config file instead of their instance's RAM role
+    #[arg(long)]
+    pub(super) access_key: bool,
 }
 
 impl UpArgs {
@@ -160,6 +190,7 @@ impl UpArgs {
             custom_table: self.custom_table,
             route_table_ids: self.route_table_ids.clone(),
             second_cluster: self.second_cluster,
+            access_key: self.access_key,
         }
     }
 }
@@ -173,6 +204,14 @@ pub(super) enum NodeCommand {
         /// Which cluster it joins, in a lab with two
         #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
         cluster: u8,
+        /// How its spec.providerID names the instance
+        #[arg(long, value_enum, value_name = "SPELLING", default_value_t = Spelling::Plain)]
+        provider_id: Spelling,
+    },
+    /// Let another instance, with another ID, take the place of a node's: name, address, pods and pod CIDR stay
+    Replace {
+        /// Which
+        node: String,
     },
     /// Take a node out in order: its pods, flanneld, the node object, the instance
     Remove {
@@ -184,6 +223,24 @@ pub(super) enum NodeCommand {
         /// Which
         node: String,
     },
+}
+
+/// Spellings of a provider ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Spelling {
+    /// `<region>.<instance>`
+    Plain,
+    /// `alicloud://<region>.<instance>`
+    Alicloud,
+}
+
+impl From<Spelling> for ProviderIdSpelling {
+    fn from(spelling: Spelling) -> Self {
+        match spelling {
+            Spelling::Plain => Self::Plain,
+            Spelling::Alicloud => Self::Alicloud,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -219,14 +276,80 @@ pub(super) enum RouteCommand {
     Add {
         /// Destination
         destination: Ipv4Net,
-        /// Name of the instance that is its next hop
-        instance: String,
+        /// Name of the instance that is its next hop; several share the traffic
+        #[arg(required = true)]
+        instance: Vec<String>,
+        /// Lead to the instance's network interface, not to the instance
+        #[arg(long)]
+        interface: bool,
+        /// In place of the entry of that destination, if there is one
+        #[arg(long)]
+        replace: bool,
+        /// Into this table; the system table if not given
+        #[arg(long, value_name = "ID")]
+        table: Option<String>,
     },
     /// Delete an entry
     Remove {
         /// Destination
         destination: Ipv4Net,
+        /// From this table; the system table if not given
+        #[arg(long, value_name = "ID")]
+        table: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TableCommand {
+    /// All route tables with their entries, and which vSwitches use them
+    List,
+    /// Make a custom table that no vSwitch uses yet; the way to the internet is in it
+    Add {
+        /// Its ID; vtb-<lab>-1, vtb-<lab>-2, … if not given
+        id: Option<String>,
+        /// With the custom entries of this table
+        #[arg(long, value_name = "ID")]
+        copy_of: Option<String>,
+    },
+    /// Let a vSwitch route by a table, as the creation of a NAT firewall does
+    Use {
+        /// The vSwitch, by its ID or its range
+        vswitch: String,
+        /// The table's ID
+        table: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CredentialsCommand {
+    /// Revoke what the controllers sign with now, and give them new: RAM role credentials, or access keys in a lab with --access-key
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProcessCommand {
+    /// loden-controller
+    Controller {
+        /// Whose, in a lab with two clusters
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        cluster: u8,
+    },
+    /// The flanneld of a node
+    Flanneld {
+        /// Which node
+        node: String,
+    },
+}
+
+impl From<ProcessCommand> for ProcessName {
+    fn from(command: ProcessCommand) -> Self {
+        match command {
+            ProcessCommand::Controller { cluster } => {
+                Self::Controller { cluster: usize::from(cluster) - 1, route_table_ids: None }
+            }
+            ProcessCommand::Flanneld { node } => Self::Flanneld(node),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

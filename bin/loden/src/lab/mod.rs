@@ -4,6 +4,7 @@ mod arguments;
 mod fault;
 mod show;
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command as Program, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,8 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use arguments::LabArgs;
 use arguments::{
-    Command, DEFAULT_NAME, FaultCommand, NodeCommand, Output, PodCommand, RestartCommand, RouteCommand,
+    Command, CredentialsCommand, DEFAULT_NAME, FaultCommand, NodeCommand, Output, PodCommand, RestartCommand,
+    RouteCommand, TableCommand,
 };
 
 use crate::render::{self, Colour, Progress};
@@ -69,6 +71,20 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
         Command::Fault(FaultCommand::List) => {
             render::json(&ask::<Vec<Fault>>(&lab, &Request::FaultList, |_| {})?)?;
         }
+        Command::Calls => {
+            let calls: BTreeMap<String, u64> = ask(&lab, &Request::Calls, |_| {})?;
+            match args.output {
+                Output::Json => render::json(&calls)?,
+                Output::Text => show::calls(&calls),
+            }
+        }
+        Command::Table(TableCommand::List) => {
+            let status: Status = ask(&lab, &Request::Status, |_| {})?;
+            match args.output {
+                Output::Json => render::json(&status.route_tables)?,
+                Output::Text => show::tables(&status),
+            }
+        }
         Command::Route(RouteCommand::List) => {
             let status: Status = ask(&lab, &Request::Status, |_| {})?;
             match args.output {
@@ -90,17 +106,28 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
 /// The request of a command that the supervisor carries out.
 fn request(command: Command) -> anyhow::Result<Request> {
     Ok(match command {
-        Command::Node(NodeCommand::Add { node, cluster }) => {
-            Request::NodeAdd { name: node, cluster: usize::from(cluster) - 1 }
-        }
+        Command::Node(NodeCommand::Add { node, cluster, provider_id }) => Request::NodeAdd {
+            name: node,
+            cluster: usize::from(cluster) - 1,
+            provider_id: provider_id.into(),
+        },
+        Command::Node(NodeCommand::Replace { node }) => Request::NodeReplace { name: node },
         Command::Node(NodeCommand::Remove { node }) => Request::NodeRemove { name: node },
         Command::Node(NodeCommand::Crash { node }) => Request::NodeCrash { name: node },
         Command::Pod(PodCommand::Add { pod, node }) => Request::PodAdd { node, name: pod },
         Command::Pod(PodCommand::Remove { pod }) => Request::PodRemove { name: pod },
-        Command::Route(RouteCommand::Add { destination, instance }) => {
-            Request::RouteAdd { destination, instance }
+        Command::Route(RouteCommand::Add { destination, instance, interface, replace, table }) => {
+            Request::RouteAdd { destination, instances: instance, interface, replace, table }
         }
-        Command::Route(RouteCommand::Remove { destination }) => Request::RouteRemove { destination },
+        Command::Route(RouteCommand::Remove { destination, table }) => {
+            Request::RouteRemove { destination, table }
+        }
+        Command::Table(TableCommand::Add { id, copy_of }) => Request::TableAdd { id, copy_of },
+        Command::Table(TableCommand::Use { vswitch, table }) => Request::TableUse { vswitch, table },
+        Command::Credentials(CredentialsCommand::Rotate) => Request::CredentialsRotate,
+        Command::DryRun { cluster } => Request::DryRun { cluster: usize::from(cluster) - 1 },
+        Command::Stop(process) => Request::Stop { process: process.into() },
+        Command::Start(process) => Request::Start { process: process.into() },
         Command::Restart(RestartCommand::Controller { cluster, route_table_ids }) => Request::Restart {
             process: ProcessName::Controller { cluster: usize::from(cluster) - 1, route_table_ids },
         },

@@ -1,6 +1,9 @@
 //! How a lab looks to people.
 
+use std::collections::BTreeMap;
+
 use loden_lab::control::Event;
+use loden_lab::status::RouteTable;
 use loden_lab::{LabName, Status, picture};
 
 use crate::render;
@@ -41,9 +44,40 @@ pub(super) fn lab(status: &Status) {
 }
 
 pub(super) fn routes(status: &Status) {
-    let Some(table) = status.system_table() else { return };
+    if let Some(table) = status.system_table() {
+        route_table(table, "system");
+    }
+}
+
+/// All tables, each with the vSwitches that route by it.
+pub(super) fn tables(status: &Status) {
+    for (at, table) in status.route_tables.iter().enumerate() {
+        if at > 0 {
+            render::print("");
+        }
+        route_table(table, if table.system { "system" } else { "custom" });
+        let users: Vec<String> = status
+            .vpc
+            .vswitches
+            .iter()
+            .filter(|vswitch| vswitch.route_table == table.id)
+            .map(|vswitch| format!("{} ({})", vswitch.id, vswitch.cidr))
+            .collect();
+        let used = if users.is_empty() { "no vSwitch".to_owned() } else { users.join(", ") };
+        render::print(&format!("used by {used}"));
+    }
+}
+
+/// How often each action was called.
+pub(super) fn calls(calls: &BTreeMap<String, u64>) {
+    let rows: Vec<Vec<String>> =
+        calls.iter().map(|(action, count)| vec![action.clone(), count.to_string()]).collect();
+    render::table(&["ACTION", "CALLS"], &rows);
+}
+
+fn route_table(table: &RouteTable, kind: &str) {
     let used = table.entries.iter().filter(|entry| entry.custom).count();
-    render::print(&format!("system route table {}, {used} of {} custom entries", table.id, table.quota));
+    render::print(&format!("{kind} route table {}, {used} of {} custom entries", table.id, table.quota));
     let rows: Vec<Vec<String>> = table
         .entries
         .iter()

@@ -16,8 +16,7 @@ fn conflicting_entries_go_with_an_event_and_foreign_ones_stay() {
     lab.json(&["route", "add", &foreign.0, "ecs-1"]);
     lab.json(&["route", "add", &wide.0, "ecs-1"]);
 
-    lab.json(&["route", "remove", &subnet]);
-    lab.json(&["route", "add", &subnet, "ecs-1"]);
+    lab.json(&["route", "add", &subnet, "ecs-1", "--replace"]);
     lab.json(&["route", "add", &inside, "node-2"]);
     let right = |entries: &std::collections::BTreeSet<(String, String)>| {
         entries.contains(&(subnet.clone(), "i-node-1".to_owned()))

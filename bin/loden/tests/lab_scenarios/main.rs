@@ -4,10 +4,16 @@
 #![cfg(test)]
 
 mod backends;
+mod conflicts;
+mod credentials;
 mod disorder;
 mod faults;
+mod handover;
 mod membership;
 mod neighbours;
+mod pings;
 mod quota;
+mod replacement;
 mod support;
+mod tables;
 mod whole;

@@ -1,6 +1,6 @@
 //! One lab per test, driven by the real `loden`, gone when the test is over however it ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -83,6 +83,82 @@ impl Lab {
             .filter(|entry| entry["custom"] == true)
             .map(|entry| (string(&entry["destination"]), string(&entry["nextHop"])))
             .collect()
+    }
+
+    /// IDs of the system table's custom entries by destination: an entry that was deleted and made again has another.
+    pub(crate) fn entry_ids(&self) -> BTreeMap<String, String> {
+        let table = self.json(&["route", "list"]);
+        let entries = table["entries"].as_array().unwrap().iter();
+        entries
+            .filter(|entry| entry["custom"] == true)
+            .map(|entry| (string(&entry["destination"]), string(&entry["id"])))
+            .collect()
+    }
+
+    /// Destinations and next hops of the custom entries of a table that packets follow.
+    pub(crate) fn entries_of(&self, table: &str) -> BTreeSet<(String, String)> {
+        let tables = self.json(&["table", "list"]);
+        let table = tables.as_array().unwrap().iter().find(|each| each["id"] == table).unwrap().clone();
+        let entries = table["entries"].as_array().unwrap().iter();
+        entries
+            .filter(|entry| entry["custom"] == true && entry["status"] == "Available")
+            .map(|entry| (string(&entry["destination"]), string(&entry["nextHop"])))
+            .collect()
+    }
+
+    /// What a table should have: every node's subnet, by its instance.
+    pub(crate) fn desired(&self) -> BTreeSet<(String, String)> {
+        let status = self.status();
+        let nodes = status["nodes"].as_array().unwrap().iter();
+        nodes.map(|node| (string(&node["subnet"]), string(&node["instance"]["id"]))).collect()
+    }
+
+    /// A node as the status tells of it.
+    pub(crate) fn node(&self, name: &str) -> Value {
+        let status = self.status();
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes
+            .iter()
+            .find(|node| node["instance"]["name"] == name)
+            .unwrap_or_else(|| panic!("no {name}"))
+            .clone()
+    }
+
+    /// A pod's address.
+    pub(crate) fn address_of(&self, pod: &str) -> String {
+        string(&self.pod(pod)["address"])
+    }
+
+    /// A pod as the status tells of it.
+    pub(crate) fn pod(&self, name: &str) -> Value {
+        let status = self.status();
+        let pods = status["pods"].as_array().unwrap();
+        pods.iter().find(|pod| pod["name"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
+    }
+
+    /// How often the cloud was asked for a change, by action.
+    pub(crate) fn writes(&self) -> BTreeMap<String, u64> {
+        let mut calls: BTreeMap<String, u64> = serde_json::from_value(self.json(&["calls"])).unwrap();
+        calls.retain(|action, _| {
+            !action.starts_with("Describe") && !action.starts_with("List") && !action.starts_with("Get")
+        });
+        calls
+    }
+
+    /// Waits until the controller has listed the system table twice more: it has then seen all that was there when this was called.
+    pub(crate) fn wait_audit(&self) {
+        let listings = || self.json(&["calls"])["DescribeRouteEntryList"].as_u64().unwrap_or(0);
+        let before = listings();
+        wait_until("two more listings", listings, |count| *count >= before + 2);
+    }
+
+    /// Waits until an event of that reason was told whose message has these words.
+    pub(crate) fn wait_event(&self, reason: &str, words: &[&str]) {
+        let told = |events: &Vec<(String, String)>| {
+            let fits = |message: &str| words.iter().all(|word| message.contains(word));
+            events.iter().any(|(found, message)| found == reason && fits(message))
+        };
+        wait_until(&format!("event {reason} with {words:?}"), || self.events(), told);
     }
 
     /// Reasons and messages of the cluster's events.

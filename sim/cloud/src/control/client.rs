@@ -242,6 +242,14 @@ impl Client {
         self.write("POST", "/access-keys", key).await
     }
 
+    /// Revokes an access key.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn remove_access_key(&self, id: &str) -> Result<(), ControlError> {
+        self.send("DELETE", &format!("/access-keys/{id}"), None).await.map(drop)
+    }
+
     /// Ends the validity of all role credentials given out so far.
     ///
     /// # Errors

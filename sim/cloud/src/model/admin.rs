@@ -464,6 +464,14 @@ impl Cloud {
         self.access_keys.insert(key.id.clone(), key);
         Ok(())
     }
+
+    /// Takes an access key away: what is signed with it is refused from now on.
+    ///
+    /// # Errors
+    /// There is none of that ID.
+    pub fn remove_access_key(&mut self, id: &str) -> Result<(), AdminError> {
+        self.access_keys.remove(id).map(drop).ok_or_else(|| unknown("access key", id))
+    }
 }
 
 fn check_ipv6_vswitch(vpc: &Vpc, vpc_id: &str, net: Ipv6Net) -> Result<(), AdminError> {

@@ -3,9 +3,11 @@
 //! Owns the order in which a node or a pod comes and goes. The cloud's and the cluster's state live in the emulators; here is only what they cannot know:
 //! namespaces, processes, sandboxes. One operation at a time changes the lab ([`Cluster::operate`]); looking at it never waits for one.
 
+mod console;
 mod nodes;
 mod overview;
 mod pods;
+mod processes;
 
 pub use nodes::node_prefix;
 
@@ -15,15 +17,13 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
 use loden_netlink::netns::NetNs;
 use loden_sim_cloud::Handle as Cloud;
-use loden_sim_cloud::topology::{EntryKind, EntrySpec, NextHop};
 
-use crate::control::{Applied, Event};
+use crate::control::Event;
 use crate::error::{Context, Error, Result};
 use crate::fabric::{self, Fabric};
-use crate::forwarding::{INSTANCE, Ports};
+use crate::forwarding::Ports;
 use crate::kubernetes::{KubeNode, Kubernetes};
 use crate::names::{LabName, check_member_name};
 use crate::process::{Programs, Supervised};
@@ -59,6 +59,8 @@ struct Members {
     pods: BTreeMap<String, PodMember>,
     /// By place of their cluster.
     controllers: BTreeMap<usize, Supervised>,
+    /// ID of the access key that a controller signs with, by place of its cluster.
+    access_keys: BTreeMap<usize, String>,
     services: Vec<ClusterService>,
 }
 
@@ -68,6 +70,8 @@ struct Member {
     address: Ipv4Addr,
     vswitch: String,
     node: Option<NodeMember>,
+    /// How often another instance took its place.
+    replaced: u32,
 }
 
 impl Member {
@@ -202,7 +206,9 @@ impl Cluster {
         let spec = if flat { topology::on_a_plain_network(spec) } else { spec };
         self.cloud.add_instance(&spec).during(|| format!("start instance {name}"))?;
         let namespace = self.fabric.attach(name, address, range)?;
-        self.members().instances.insert(name.to_owned(), Member { id, address, vswitch, node: None });
+        self.members()
+            .instances
+            .insert(name.to_owned(), Member { id, address, vswitch, node: None, replaced: 0 });
         self.ring();
         Ok(namespace)
     }
@@ -214,6 +220,9 @@ impl Cluster {
     pub fn start_controllers(&self) -> Result<()> {
         for (at, kube) in self.kubes.iter().enumerate() {
             let namespace = self.add_instance(&control_instance(at))?;
+            if self.inputs.access_key {
+                self.renew_access_key(at, kube)?;
+            }
             let recipe = topology::controller_recipe(self, kube, namespace, &self.inputs.route_table_ids)?;
             let controller = Supervised::start(&self.lab, recipe)?;
             self.members().controllers.insert(at, controller);
@@ -260,76 +269,6 @@ impl Cluster {
             std::thread::sleep(LOOK);
         }
         Ok(())
-    }
-
-    /// Changes the quota of every route table.
-    ///
-    /// # Errors
-    /// The cloud refused.
-    pub fn set_quota(&self, entries: u32) -> Result<Applied> {
-        let snapshot = self.cloud.snapshot();
-        let tables = snapshot.vpcs.iter().flat_map(|vpc| &vpc.tables);
-        for table in tables {
-            self.cloud
-                .set_quota(&table.id, entries)
-                .during(|| format!("change the quota of {}", table.id))?;
-        }
-        Ok(Applied::new(format!("each route table takes {entries} custom entries now"), None))
-    }
-
-    /// Puts an entry into the system table behind everybody's back.
-    ///
-    /// # Errors
-    /// The instance is unknown, or the destination is taken.
-    pub fn add_route(&self, destination: Ipv4Net, instance: &str) -> Result<Applied> {
-        let id = topology::instance_id(instance);
-        if !self.members().instances.contains_key(instance) {
-            return Err(Error::Refused(format!("lab {} has no instance {instance}", self.lab)));
-        }
-        let entry = EntrySpec {
-            destination: IpNet::V4(destination),
-            next_hops: vec![NextHop::new(INSTANCE, id.clone())],
-            kind: EntryKind::Custom,
-            name: "by-hand".to_owned(),
-            description: String::new(),
-        };
-        let table = topology::table_id(&self.lab);
-        self.cloud.insert_entry(&table, &entry).during(|| format!("add {destination} to {table}"))?;
-        Ok(Applied::new(format!("{table} has {destination} to {id}"), None))
-    }
-
-    /// Takes an entry out of the system table behind everybody's back.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn remove_route(&self, destination: Ipv4Net) -> Result<Applied> {
-        let table = topology::table_id(&self.lab);
-        self.cloud
-            .remove_entry(&table, IpNet::V4(destination))
-            .during(|| format!("remove {destination} from {table}"))?;
-        Ok(Applied::new(format!("{table} has no {destination} any more"), None))
-    }
-
-    /// Kills a controller and starts it again, with other route tables to serve if any are given.
-    ///
-    /// # Errors
-    /// It is not there, or cannot be started.
-    pub fn restart_controller(&self, at: usize, route_table_ids: Option<&[String]>) -> Result<Applied> {
-        let kube = self.kube(at)?;
-        let mut members = self.members();
-        let controller = members
-            .controllers
-            .get_mut(&at)
-            .ok_or_else(|| Error::Refused(format!("the controller of {} does not run", kube.name)))?;
-        match route_table_ids {
-            None => controller.restart()?,
-            Some(ids) => {
-                let namespace = NetNs::open_named(&self.lab.namespace(&control_instance(at)))
-                    .during(|| format!("find the instance of the controller of {}", kube.name))?;
-                controller.restart_as(topology::controller_recipe(self, kube, namespace, ids)?)?;
-            }
-        }
-        Ok(Applied::new(format!("the controller of {} was killed and started again", kube.name), None))
     }
 }
 

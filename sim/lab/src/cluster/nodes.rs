@@ -19,7 +19,7 @@ use crate::node_files::NodeFiles;
 use crate::process::Supervised;
 use crate::runtime::Runtime;
 use crate::status::Condition;
-use crate::topology;
+use crate::topology::{self, ProviderIdSpelling};
 
 /// Reasons of the condition `NetworkUnavailable`, as the controller writes them, that only somebody else can end: a full route table, and a
 /// vSwitch whose route table the controller was not told to serve.
@@ -34,6 +34,7 @@ impl Cluster {
         &self,
         cluster: usize,
         name: Option<String>,
+        provider_id: ProviderIdSpelling,
         patient: bool,
         progress: &dyn Fn(&str),
     ) -> Result<Applied> {
@@ -60,7 +61,8 @@ impl Cluster {
         let address =
             self.members().instances.get(&name).map_or(Ipv4Addr::UNSPECIFIED, |member| member.address);
         let joined = Instant::now();
-        kube.add_node(&name, &topology::provider_id(&name), address)?;
+        let instance = self.instance_id(&name)?;
+        kube.add_node(&name, &topology::provider_id(&instance, provider_id), address, None)?;
         let flanneld =
             Supervised::start(&self.lab, topology::flanneld_recipe(self, &name, &files, namespace))?;
         let node =
@@ -68,7 +70,7 @@ impl Cluster {
         if let Some(member) = self.members().instances.get_mut(&name) {
             member.node = Some(node);
         }
-        if !patient {
+        if !patient || !self.controller_wanted(cluster) {
             return Ok(Applied::new(format!("{name} joined the cluster; it is not waited for"), Some(name)));
         }
         if !self.inputs.backend.needs_entries() {
@@ -279,13 +281,17 @@ impl Cluster {
         if let Some(mut flanneld) = flanneld {
             flanneld.stop();
         }
-        let gone = || subnet.is_none_or(|subnet| !self.in_any_table(&self.cloud.snapshot(), subnet));
+        // Nobody takes the entry away while the controller is stopped: that one stays is then what there is to see.
+        let at = self.members().instances.get(name).and_then(|member| Some(member.node.as_ref()?.cluster));
+        let served = at.is_none_or(|at| self.controller_wanted(at));
+        let gone =
+            || !served || subnet.is_none_or(|subnet| !self.in_any_table(&self.cloud.snapshot(), subnet));
         let entry = self.wait(&format!("the route entry of {name} going away"), gone, || {
             let members = self.members();
             members.controllers.values().map(Supervised::last_words).collect::<Vec<_>>().join("\n")
         });
         let gone_after = left.elapsed();
-        let id = topology::instance_id(name);
+        let id = self.instance_id(name)?;
         self.fabric.detach(name)?;
         self.cloud.remove_instance(&id).during(|| format!("release instance {id}"))?;
         self.members().instances.remove(name);
@@ -293,6 +299,10 @@ impl Cluster {
         let root = self.lab.node_directory(name);
         std::fs::remove_dir_all(&root).map_err(|e| Error::io("remove", root, e))?;
         entry?;
+        if !served {
+            let text = format!("{name} is gone; its route entry stays while the controller is stopped");
+            return Ok(Applied::new(text, Some(name.to_owned())));
+        }
         let mut applied = Applied::new(
             format!(
                 "{name} is gone; its route entry went {} ms after the node object",
@@ -339,20 +349,72 @@ impl Cluster {
         Err(Error::Refused(format!("lab {} has no node {name}; it has {}", self.lab, names.join(", "))))
     }
 
-    /// Kills a node's flanneld and starts it again.
+    /// Lets another instance take the place of a node's, with its name, address, disks and so with its pods. Its node object is made anew, since no
+    /// node object may change its instance, and keeps its pod CIDR.
     ///
     /// # Errors
-    /// It is not there, or cannot be started.
-    pub fn restart_flanneld(&self, name: &str) -> Result<Applied> {
+    /// There is no such node, or the cloud or the cluster refused.
+    pub fn replace_node(&self, name: &str, progress: &dyn Fn(&str)) -> Result<Applied> {
         self.require_node(name)?;
-        let mut members = self.members();
-        let flanneld =
-            members.instances.get_mut(name).and_then(|member| member.node.as_mut()?.flanneld.as_mut());
-        match flanneld {
-            Some(flanneld) => flanneld.restart()?,
-            None => return Err(Error::Refused(format!("flanneld does not run on {name}"))),
+        let kube = self.kube_of(name)?;
+        let (old, address, vswitch, times) = {
+            let members = self.members();
+            let member = members.instances.get(name).ok_or_else(|| self.unknown_instance(name))?;
+            (member.id.clone(), member.address, member.vswitch.clone(), member.replaced + 1)
+        };
+        let subnet = self.subnet(name);
+        let new = format!("{}-{times}", topology::instance_id(name));
+        let at = (0..self.inputs.vswitches.len())
+            .find(|at| topology::vswitch_id(&self.lab, *at) == vswitch)
+            .unwrap_or_default();
+        let spec = topology::instance(&self.lab, name, at, address);
+        let flat = self.inputs.backend.is_flat();
+        let spec = if flat { topology::on_a_plain_network(spec) } else { spec };
+        progress(&format!("{new} takes the place of {old}"));
+        let begun = Instant::now();
+        self.cloud.remove_instance(&old).during(|| format!("release instance {old}"))?;
+        self.cloud
+            .add_instance(&topology::replaced(spec, &new))
+            .during(|| format!("start instance {new}"))?;
+        if let Some(member) = self.members().instances.get_mut(name) {
+            member.id.clone_from(&new);
+            member.replaced = times;
         }
-        Ok(Applied::new(format!("flanneld of {name} was killed and started again"), Some(name.to_owned())))
+        self.ring();
+        kube.remove_node(name)?;
+        kube.add_node(name, &topology::provider_id(&new, ProviderIdSpelling::Plain), address, subnet)?;
+        // The machine starts anew, and its daemon with it.
+        self.restart_flanneld(name)?;
+        let done = format!("{new} is {name} now, with address {address}");
+        let served = self.kubes.iter().position(|each| each.name == kube.name);
+        if !served.is_some_and(|at| self.controller_wanted(at)) {
+            return Ok(Applied::new(
+                format!("{done}; its route entry leads to {old} while the controller is stopped"),
+                Some(name.to_owned()),
+            ));
+        }
+        let follows = || self.leads_to(name, &new) && self.settled(name);
+        self.wait(&format!("the route entry of {name} leading to {new}"), follows, || {
+            self.why_not_usable(name)
+        })?;
+        let after = begun.elapsed().as_millis();
+        let mut applied =
+            Applied::new(format!("{done}; its route entry followed after {after} ms"), Some(name.to_owned()));
+        applied.entry_ms = u64::try_from(after).ok();
+        Ok(applied)
+    }
+
+    /// Whether a node's entry in the system table leads to that instance. Without entries there is nothing to lead.
+    fn leads_to(&self, name: &str, instance: &str) -> bool {
+        let Some(subnet) = self.subnet(name) else { return false };
+        let snapshot = self.cloud.snapshot();
+        let Some(table) = snapshot.table(&topology::table_id(&self.lab)) else { return false };
+        !self.inputs.backend.needs_entries()
+            || table.entries.iter().any(|entry| {
+                entry.destination == IpNet::V4(subnet)
+                    && entry.status == EntryStatus::Available
+                    && entry.next_hops.first().is_some_and(|hop| hop.id == instance)
+            })
     }
 }
 

@@ -97,6 +97,7 @@ impl Cluster {
                     pod_cidr: kube.pod_cidr,
                     kube_api: format!("https://{}", kube.address),
                     kubeconfig: self.lab.kubeconfig(&kube.name).display().to_string(),
+                    revision: kube.revision(),
                     controller: members.controllers.get(&at).map(Supervised::status).unwrap_or_default(),
                 })
                 .collect(),

@@ -1,0 +1,195 @@
+//! What somebody with the cloud's console does behind everybody's back: quotas, entries, route tables, access keys.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use base64::Engine;
+use ipnet::{IpNet, Ipv4Net};
+use loden_sim_cloud::Snapshot;
+use loden_sim_cloud::topology::{AccessKeySpec, EntryKind, EntrySpec, NextHop};
+use serde_json::json;
+
+use super::{Cluster, free_name, random_hex};
+use crate::control::Applied;
+use crate::error::{Context, Error, Result};
+use crate::forwarding::{INSTANCE, INTERFACE};
+use crate::kubernetes::Kubernetes;
+use crate::topology;
+
+impl Cluster {
+    /// ID of the instance of that name.
+    pub(super) fn instance_id(&self, name: &str) -> Result<String> {
+        let members = self.members();
+        let member = members.instances.get(name).ok_or_else(|| self.unknown_instance(name))?;
+        Ok(member.id.clone())
+    }
+
+    pub(super) fn unknown_instance(&self, name: &str) -> Error {
+        Error::Refused(format!("lab {} has no instance {name}", self.lab))
+    }
+
+    /// Changes the quota of every route table.
+    ///
+    /// # Errors
+    /// The cloud refused.
+    pub fn set_quota(&self, entries: u32) -> Result<Applied> {
+        let snapshot = self.cloud.snapshot();
+        let tables = snapshot.vpcs.iter().flat_map(|vpc| &vpc.tables);
+        for table in tables {
+            self.cloud
+                .set_quota(&table.id, entries)
+                .during(|| format!("change the quota of {}", table.id))?;
+        }
+        Ok(Applied::new(format!("each route table takes {entries} custom entries now"), None))
+    }
+
+    /// Puts an entry into a table, the system table if none is named, in the place of another one if `replace`. Several instances share the traffic.
+    ///
+    /// # Errors
+    /// An instance is unknown, or the destination is taken.
+    pub fn add_route(
+        &self,
+        destination: Ipv4Net,
+        instances: &[String],
+        interface: bool,
+        replace: bool,
+        table: Option<&str>,
+    ) -> Result<Applied> {
+        let hop = |name: &String| {
+            let id = self.instance_id(name)?;
+            Ok(if interface {
+                NextHop::new(INTERFACE, topology::interface_id(&id))
+            } else {
+                NextHop::new(INSTANCE, id)
+            })
+        };
+        let next_hops = instances.iter().map(hop).collect::<Result<Vec<_>>>()?;
+        let via = next_hops.iter().map(|hop| hop.id.as_str()).collect::<Vec<_>>().join(" and ");
+        let entry = EntrySpec {
+            destination: IpNet::V4(destination),
+            next_hops,
+            kind: EntryKind::Custom,
+            name: "by-hand".to_owned(),
+            description: String::new(),
+        };
+        let table = table.map_or_else(|| topology::table_id(&self.lab), str::to_owned);
+        let there = |snapshot: &Snapshot| {
+            let table = snapshot.table(&table)?;
+            table.entries.iter().find(|known| known.destination == entry.destination).map(drop)
+        };
+        if replace && there(&self.cloud.snapshot()).is_some() {
+            self.cloud
+                .remove_entry(&table, entry.destination)
+                .during(|| format!("remove {destination} from {table}"))?;
+        }
+        self.cloud.insert_entry(&table, &entry).during(|| format!("add {destination} to {table}"))?;
+        Ok(Applied::new(format!("{table} has {destination} to {via}"), None))
+    }
+
+    /// Takes an entry out of a table, the system table if none is named.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn remove_route(&self, destination: Ipv4Net, table: Option<&str>) -> Result<Applied> {
+        let table = table.map_or_else(|| topology::table_id(&self.lab), str::to_owned);
+        self.cloud
+            .remove_entry(&table, IpNet::V4(destination))
+            .during(|| format!("remove {destination} from {table}"))?;
+        Ok(Applied::new(format!("{table} has no {destination} any more"), None))
+    }
+
+    /// Makes a custom route table, with the custom entries of `copy_of` if that is given. No vSwitch uses it yet.
+    ///
+    /// # Errors
+    /// There is a table of that ID, or none to copy.
+    pub fn add_table(&self, id: Option<String>, copy_of: Option<&str>) -> Result<Applied> {
+        let snapshot = self.cloud.snapshot();
+        let taken = |name: &str| snapshot.table(name).is_some();
+        let id = id.unwrap_or_else(|| free_name(&format!("{}-", topology::table_id(&self.lab)), taken));
+        let copied = match copy_of {
+            None => Vec::new(),
+            Some(other) => {
+                let other = snapshot
+                    .table(other)
+                    .ok_or_else(|| Error::Refused(format!("lab {} has no route table {other}", self.lab)))?;
+                let custom = other.entries.iter().filter(|entry| entry.kind == EntryKind::Custom);
+                custom
+                    .map(|entry| EntrySpec {
+                        destination: entry.destination,
+                        next_hops: entry.next_hops.clone(),
+                        kind: EntryKind::Custom,
+                        name: entry.name.clone(),
+                        description: entry.description.clone(),
+                    })
+                    .collect()
+            }
+        };
+        let quota =
+            snapshot.table(&topology::table_id(&self.lab)).map_or(self.inputs.quota, |table| table.quota);
+        self.cloud
+            .add_table(&self.vpc(), &topology::further_table(&self.lab, &id, quota, copied))
+            .during(|| format!("make route table {id}"))?;
+        Ok(Applied::new(format!("{id} is there; `loden lab table use` lets a vSwitch route by it"), Some(id)))
+    }
+
+    /// Lets a vSwitch, named by its ID or its range, route by another table.
+    ///
+    /// # Errors
+    /// Either is unknown.
+    pub fn use_table(&self, vswitch: &str, table: &str) -> Result<Applied> {
+        let ids = (0..self.inputs.vswitches.len()).map(|at| topology::vswitch_id(&self.lab, at));
+        let known = || ids.clone().zip(self.inputs.vswitches.iter().map(ToString::to_string));
+        let Some((id, range)) = known().find(|(id, range)| id == vswitch || range == vswitch) else {
+            let all = known().map(|(id, range)| format!("{id} ({range})")).collect::<Vec<_>>().join(", ");
+            return Err(Error::Refused(format!("lab {} has no vSwitch {vswitch}; it has {all}", self.lab)));
+        };
+        self.cloud.associate(&id, table).during(|| format!("let {id} route by {table}"))?;
+        Ok(Applied::new(format!("vSwitch {id} ({range}) routes by {table} now"), None))
+    }
+
+    /// Renews what the controllers sign with, and revokes what they signed with before.
+    ///
+    /// # Errors
+    /// A new key cannot be written down.
+    pub fn rotate_credentials(&self) -> Result<Applied> {
+        if !self.inputs.access_key {
+            self.cloud.expire_role_credentials();
+            let text = "the RAM role's credentials given out so far are over; the metadata service gives out new ones";
+            return Ok(Applied::new(text.to_owned(), None));
+        }
+        for (at, kube) in self.kubes.iter().enumerate() {
+            self.renew_access_key(at, kube)?;
+        }
+        let text = "the controllers' cloud-config files hold new access keys; the ones before are revoked";
+        Ok(Applied::new(text.to_owned(), None))
+    }
+
+    /// Draws an access key for a cluster's controller, writes it into its cloud-config file, and revokes the one before.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn renew_access_key(&self, at: usize, kube: &Kubernetes) -> Result<()> {
+        let key = AccessKeySpec::new(format!("LTAI{:.20}", random_hex()?), format!("{:.30}", random_hex()?));
+        let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let config =
+            json!({ "Global": { "accessKeyID": encoded(&key.id), "accessKeySecret": encoded(&key.secret) } });
+        let path = topology::controller_directory(self, kube)?.join(topology::CLOUD_CONFIG);
+        let fresh = path.with_extension("new");
+        self.cloud.add_access_key(key.clone()).during(|| format!("give {} an access key", kube.name))?;
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)
+            .and_then(|mut file| file.write_all(config.to_string().as_bytes()))
+            .and_then(|()| std::fs::rename(&fresh, &path))
+            .map_err(|e| Error::io("write", &path, e))?;
+        let before = self.members().access_keys.insert(at, key.id);
+        if let Some(before) = before {
+            self.cloud.remove_access_key(&before).during(|| format!("revoke access key {before}"))?;
+        }
+        Ok(())
+    }
+}
