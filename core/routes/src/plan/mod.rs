@@ -3,6 +3,8 @@
 //! A plan is a value: it can be printed, checked and executed step by step without a further choice. The invariant: a step that deletes names an entry that
 //! is ours, or one that the decision table calls conflicting. Everything else in a table belongs to somebody else.
 
+#[cfg(test)]
+mod decisions;
 mod diff;
 #[cfg(test)]
 mod tests;
