@@ -32,6 +32,7 @@ pub(crate) const TESTS: &[Package] = &[
     package("strace", "/usr/bin/strace"),
     package("containernetworking-plugins", "/usr/lib/cni/bridge"),
     package("dbus", "/usr/bin/dbus-daemon"),
+    Package { service: Some("prometheus.service"), ..package("prometheus", "/usr/bin/promtool") },
     Package { service: Some("firewalld.service"), ..package("firewalld", "/usr/sbin/firewalld") },
 ];
 

@@ -134,7 +134,11 @@ async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
         .iter()
         .map(String::as_str)
         // The test's own surroundings give these.
-        .filter(|argument| !argument.starts_with("--cluster-cidr") && !argument.starts_with("--health-probe"))
+        .filter(|argument| {
+            !argument.starts_with("--cluster-cidr")
+                && !argument.starts_with("--health-probe")
+                && !argument.starts_with("--metrics-bind")
+        })
         .collect();
     let controller = world.start(&arguments);
     until(&controller, "the nodes are available", || world.is_available("n1") && world.is_available("n2"))

@@ -8,6 +8,8 @@
 )]
 #![expect(dead_code, reason = "each test binary uses its own part of the surroundings")]
 
+pub(crate) mod operations;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
