@@ -205,6 +205,18 @@ impl NodeIpam {
         Some(subnet)
     }
 
+    /// The pod CIDR.
+    #[must_use]
+    pub fn network(&self) -> IpNet {
+        self.pool.network()
+    }
+
+    /// Whether the pod CIDR is of IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self.pool.network(), IpNet::V6(_))
+    }
+
     /// The subnet that a node holds.
     #[must_use]
     pub fn held_by(&self, node: &str) -> Option<IpNet> {

@@ -31,6 +31,8 @@ request! {
         zone_id: Option<String> = "ZoneId",
         /// Only instances of this name.
         instance_name: Option<String> = "InstanceName",
+        /// Only instances with one of these private addresses: a JSON array written as a string, 100 at most. Wants `vpc_id` beside it.
+        private_ip_addresses: Option<String> = "PrivateIpAddresses",
         /// Instances per page, by token.
         max_results: Option<u32> = "MaxResults",
         /// From the page before.
@@ -53,6 +55,18 @@ impl DescribeInstances {
             instance_ids: Some(serde_json::Value::from(instances.to_vec()).to_string()),
             max_results: Some(MAX_RESULTS),
             additional_attributes: vec!["NETWORK_PRIMARY_ENI_IP".to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// A request for the instances of a VPC that have one of these private addresses.
+    #[must_use]
+    pub fn with_addresses(region: &str, vpc: &str, addresses: &[String]) -> Self {
+        Self {
+            region_id: Some(region.to_owned()),
+            vpc_id: Some(vpc.to_owned()),
+            private_ip_addresses: Some(serde_json::Value::from(addresses.to_vec()).to_string()),
+            max_results: Some(MAX_RESULTS),
             ..Self::default()
         }
     }

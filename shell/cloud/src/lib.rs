@@ -17,6 +17,7 @@ mod credentials;
 mod endpoint;
 mod environment;
 mod http;
+mod instances;
 mod metadata;
 mod reload;
 mod tables;

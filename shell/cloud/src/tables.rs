@@ -38,7 +38,7 @@ impl From<CallError> for Failure {
     }
 }
 
-fn incomplete(what: &str) -> Failure {
+pub(crate) fn incomplete(what: &str) -> Failure {
     Failure::transport(format!(
         "{what} is incomplete: the API gave fewer than it counts, or the same page twice"
     ))

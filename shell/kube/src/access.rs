@@ -161,6 +161,16 @@ impl Cluster {
             .await
     }
 
+    pub(crate) async fn delete<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T> {
+        self.request(operation, Method::DELETE, path, Some("application/json"), body.to_string().into_bytes())
+            .await
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         operation: &str,

@@ -10,11 +10,13 @@
 
 mod access;
 mod backoff;
+mod conversation;
 mod error;
 mod events;
 mod leader;
 mod node;
 mod objects;
+mod pods;
 mod watch;
 mod write;
 
@@ -25,5 +27,6 @@ pub use leader::{Campaign, Leadership, Lost};
 pub use node::{
     Condition, ConditionStatus, InvalidPodCidr, NetworkUnavailable, NodeAddress, NodeView, Taint,
 };
+pub use pods::WaitingPods;
 pub use watch::{NodeSelection, NodeWatch, Nodes, WatchOptions};
 pub use write::{Annotations, PodCidrOutcome};

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::access::{Cluster, segment};
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::node::{Condition, Keep, NodeView, WireNode};
+use crate::node::{Condition, ConditionStatus, Keep, NodeAddress, NodeView, WireNode};
 
 /// How often a write that lost a race is decided anew before the conflict is reported.
 const ATTEMPTS: usize = 6;
@@ -119,6 +120,62 @@ impl Cluster {
         .await
     }
 
+    /// Writes labels of a node, and its `spec.providerID` where one is given. Other labels stay.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without the node, [`Error::NodeReplaced`] when its UID is another than `node`'s, [`Error::Invalid`] when the server
+    /// refuses a value, or the node has another provider ID.
+    pub async fn describe_node(
+        &self,
+        node: &NodeView,
+        provider_id: Option<&str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<NodeView> {
+        let operation = format!("write labels and provider ID of node {}", node.name);
+        let mut body = json!({"metadata": {"uid": node.uid, "labels": labels}});
+        if let (Some(id), Some(fields)) = (provider_id, body.as_object_mut()) {
+            fields.insert("spec".to_owned(), json!({"providerID": id}));
+        }
+        self.patch_node(&operation, node, "", &body).await
+    }
+
+    /// Replaces all of a node's `status.addresses`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without the node, [`Error::NodeReplaced`] when its UID is another than `node`'s.
+    pub async fn set_node_addresses(&self, node: &NodeView, addresses: &[NodeAddress]) -> Result<NodeView> {
+        let operation = format!("write the addresses of node {}", node.name);
+        // The API merges this list by `type`, of which a node may have several; only replacing it whole says what is meant.
+        let mut list: Vec<_> = addresses
+            .iter()
+            .map(|address| json!({"type": address.kind, "address": address.address}))
+            .collect();
+        list.push(json!({"$patch": "replace"}));
+        let body = json!({"metadata": {"uid": node.uid}, "status": {"addresses": list}});
+        self.patch_node(&operation, node, "/status", &body).await
+    }
+
+    /// Deletes a node whose kubelet is silent (`Ready` is `Unknown`) at this very moment. Returns whether the node is gone; `false`: its kubelet
+    /// speaks again.
+    ///
+    /// # Errors
+    /// [`Error::NodeReplaced`] when its UID is another than `node`'s, [`Error::Conflict`] when it was written to meanwhile.
+    pub async fn delete_silent_node(&self, node: &NodeView) -> Result<bool> {
+        let operation = format!("delete node {}", node.name);
+        let Some(current) = self.node(&node.name).await? else { return Ok(true) };
+        same_node(&operation, node, &current)?;
+        if current.ready != Some(ConditionStatus::Unknown) {
+            return Ok(false);
+        }
+        let body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions":
+            {"uid": current.uid, "resourceVersion": current.resource_version}});
+        let path = format!("/api/v1/nodes/{}", segment(&node.name));
+        match self.delete::<Ignored>(&operation, &path, &body).await {
+            Ok(Ignored {}) | Err(Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes every taint with this key from a node, keeping the others. Returns whether there was one.
     ///
     /// # Errors
@@ -202,6 +259,10 @@ impl Cluster {
         }
     }
 }
+
+/// An answer of which only matters that it came.
+#[derive(Deserialize)]
+struct Ignored {}
 
 fn same_node(operation: &str, expected: &NodeView, actual: &NodeView) -> Result<()> {
     if expected.uid == actual.uid {

@@ -260,6 +260,14 @@ impl Handle {
         self.with(|cloud, _| cloud.add_instance(spec))
     }
 
+    /// Gives an instance an elastic address, or takes it away.
+    ///
+    /// # Errors
+    /// No such instance.
+    pub fn set_elastic_address(&self, id: &str, address: Option<Ipv4Addr>) -> Result<(), AdminError> {
+        self.with(|cloud, _| cloud.set_elastic_address(id, address))
+    }
+
     /// Takes an instance away; entries that point at it stay.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! The JSON form is the configuration file of `loden cloud-emulator`. Unknown keys are refused, so that a misspelt one is noticed.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -460,8 +460,28 @@ pub struct InstanceSpec {
     /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// `PostPaid` or `PrePaid`.
+    #[serde(default = "default_charge_type")]
+    pub charge_type: String,
+    /// `NoSpot`, `SpotWithPriceLimit` or `SpotAsPriceGo`.
+    #[serde(default = "default_spot_strategy")]
+    pub spot_strategy: String,
+    /// Address of the vendor's choosing on the internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_address: Option<Ipv4Addr>,
+    /// Elastic address on the internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elastic_address: Option<Ipv4Addr>,
     /// Network interfaces, the primary one first; at least one.
     pub interfaces: Vec<InterfaceSpec>,
+}
+
+fn default_charge_type() -> String {
+    "PostPaid".to_owned()
+}
+
+fn default_spot_strategy() -> String {
+    "NoSpot".to_owned()
 }
 
 fn default_instance_type() -> String {
@@ -478,6 +498,10 @@ impl InstanceSpec {
             instance_type: default_instance_type(),
             role: None,
             tags: BTreeMap::new(),
+            charge_type: default_charge_type(),
+            spot_strategy: default_spot_strategy(),
+            public_address: None,
+            elastic_address: None,
             interfaces: vec![InterfaceSpec::new(vswitch, address)],
         }
     }
@@ -494,6 +518,9 @@ pub struct InterfaceSpec {
     pub vswitch: String,
     /// Primary private address, within the vSwitch's range.
     pub address: Ipv4Addr,
+    /// IPv6 addresses, within the vSwitch's range.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ipv6: Vec<Ipv6Addr>,
     /// MAC address; made from the address unless given.
     #[serde(default)]
     pub mac: Option<String>,
@@ -517,6 +544,7 @@ impl InterfaceSpec {
             id: None,
             vswitch: vswitch.into(),
             address,
+            ipv6: Vec::new(),
             mac: None,
             security_groups: Vec::new(),
             source_dest_check: true,

@@ -201,6 +201,11 @@ impl Controller {
         true
     }
 
+    /// The instances of which something new became known about the source/destination check since this was last asked, and whether it is off.
+    pub fn take_checks(&mut self) -> Vec<(InstanceId, bool)> {
+        std::mem::take(&mut self.checks)
+    }
+
     fn described(&mut self, now: Moment, asked: &[InstanceId], found: &[Instance]) {
         for instance in found {
             self.instances.describe.succeeded(&instance.id);
@@ -229,8 +234,11 @@ impl Controller {
         let mut changed = Vec::new();
         for (eni, check) in seen {
             let Some(instance) = self.instances.by_eni(eni) else { continue };
-            if let Some(known) = self.instances.known.get_mut(&instance) {
+            if let Some(known) = self.instances.known.get_mut(&instance)
+                && known.check != *check
+            {
                 known.check = *check;
+                self.checks.push((instance.clone(), *check == Check::Off));
             }
             if *check == Check::On {
                 self.instances.switch_off.add(instance.clone(), now);

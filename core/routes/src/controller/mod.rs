@@ -289,6 +289,8 @@ pub struct Controller {
     outbox: VecDeque<Action>,
     /// Nodes that were called available for the first time, and how long that took.
     routed: Vec<(String, Duration)>,
+    /// Instances of which something new is known about the source/destination check, and whether it is off.
+    checks: Vec<(InstanceId, bool)>,
 }
 
 impl Controller {
@@ -307,6 +309,7 @@ impl Controller {
             notices: notices::Notices::default(),
             outbox: VecDeque::new(),
             routed: Vec::new(),
+            checks: Vec::new(),
             settings,
         }
     }

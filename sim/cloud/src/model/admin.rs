@@ -425,6 +425,21 @@ impl Cloud {
         if taken { Err(duplicate("private address", spec.address)) } else { Ok(vpc_id) }
     }
 
+    /// Gives an instance an elastic address, or takes it away.
+    ///
+    /// # Errors
+    /// No such instance.
+    pub fn set_elastic_address(
+        &mut self,
+        id: &str,
+        address: Option<std::net::Ipv4Addr>,
+    ) -> Result<(), AdminError> {
+        let instance = self.instances.get_mut(id).ok_or_else(|| unknown("instance", id))?;
+        instance.spec.elastic_address = address;
+        self.revision += 1;
+        Ok(())
+    }
+
     /// Takes an instance away. Entries that point at it stay, and lead nowhere.
     ///
     /// # Errors
@@ -521,6 +536,7 @@ fn make_interface(instance: &str, index: usize, spec: &InterfaceSpec) -> Interfa
         mac: mac.to_ascii_lowercase(),
         vswitch: spec.vswitch.clone(),
         address: spec.address,
+        ipv6: spec.ipv6.clone(),
         security_groups: spec.security_groups.clone(),
         source_dest_check: spec.source_dest_check,
     }

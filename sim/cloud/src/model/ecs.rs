@@ -84,8 +84,8 @@ impl Cloud {
             instance_type: spec.instance_type.clone(),
             zone_id: self.zone(&instance.vpc, &vswitch_id),
             region_id: self.region.clone(),
-            instance_charge_type: "PostPaid".to_owned(),
-            spot_strategy: "NoSpot".to_owned(),
+            instance_charge_type: spec.charge_type.clone(),
+            spot_strategy: spec.spot_strategy.clone(),
             instance_network_type: "vpc".to_owned(),
             creation_time: format_date(self.created),
             tags: spec
@@ -102,13 +102,19 @@ impl Cloud {
                     kind: interface_type(index).to_owned(),
                     mac_address: interface.mac.clone(),
                     primary_ip_address: interface.address.to_string(),
-                    ipv6_sets: Vec::new(),
+                    ipv6_sets: interface
+                        .ipv6
+                        .iter()
+                        .map(|address| ecs::Ipv6Set { ipv6_address: address.to_string() })
+                        .collect(),
                 })
                 .collect(),
             security_group_ids: primary.map(|primary| primary.security_groups.clone()).unwrap_or_default(),
-            public_ip_address: Vec::new(),
+            public_ip_address: spec.public_address.iter().map(ToString::to_string).collect(),
             inner_ip_address: Vec::new(),
-            eip_address: ecs::EipAddress::default(),
+            eip_address: spec.elastic_address.map_or_else(ecs::EipAddress::default, |address| {
+                ecs::EipAddress { allocation_id: format!("eip-{}", spec.id), ip_address: address.to_string() }
+            }),
             vpc_attributes: ecs::VpcAttributes {
                 vpc_id: instance.vpc.clone(),
                 vswitch_id,
@@ -163,6 +169,11 @@ impl Answers for ecs::DescribeInstances {
                 }
             },
         };
+        let addresses = match self.private_ip_addresses.as_deref().map(serde_json::from_str::<Vec<String>>) {
+            None => None,
+            Some(Ok(addresses)) if addresses.len() <= 100 => Some(addresses),
+            Some(_) => return Err(ApiError::invalid_parameter("PrivateIpAddresses")),
+        };
         let matching: Vec<ecs::Instance> = cloud
             .instances
             .values()
@@ -173,6 +184,9 @@ impl Answers for ecs::DescribeInstances {
                     && equal(self.vswitch_id.as_ref(), &instance.vpc_attributes.vswitch_id)
                     && equal(self.zone_id.as_ref(), &instance.zone_id)
                     && equal(self.instance_name.as_ref(), &instance.instance_name)
+                    && addresses.as_ref().is_none_or(|wanted| {
+                        instance.vpc_attributes.private_ip_address.iter().any(|own| wanted.contains(own))
+                    })
             })
             .collect();
         let total_count = count(&matching);

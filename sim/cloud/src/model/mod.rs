@@ -193,6 +193,8 @@ struct Interface {
     mac: String,
     vswitch: String,
     address: std::net::Ipv4Addr,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ipv6: Vec<std::net::Ipv6Addr>,
     security_groups: Vec<String>,
     source_dest_check: bool,
 }
