@@ -19,7 +19,7 @@ const SERVICES: &str = "load balancers are not served here";
 const BATCHES: &str = "changes are batched by what the API takes at once";
 const TLS: &str = "nothing is served over TLS";
 const WEBHOOKS: &str = "there are no webhooks";
-const NODES: &str = "node addresses, labels and taints are not served yet";
+const NODES: &str = "instances are asked about by what the API takes at once";
 const UNUSED: &str = "it has no effect in the vendor's controller either";
 const SERVING: &str = "only /healthz and /readyz are served, without TLS, at --health-probe-bind-addr";
 
@@ -32,7 +32,6 @@ const PASSED_OVER: &[(&str, Value, &str)] = &[
     ("node-event-aggregation-wait-seconds", Always, BATCHES),
     ("route-max-concurrent-reconciles", Always, "the VPC takes one change at a time"),
     ("node-max-concurrent-reconciles", Always, NODES),
-    ("node-monitor-period", Always, UNUSED),
     ("node-status-update-frequency", Always, UNUSED),
     ("enable-imdsv2", Boolean, "the metadata service is always asked with a token"),
     ("max-throttling-retry-times", Always, SERVICES),
@@ -166,12 +165,12 @@ mod tests {
         let (kept, passed_over) = part(words(vendors));
         let flags =
             Flags::try_parse_from(std::iter::once("loden-controller".to_owned()).chain(kept)).unwrap();
-        assert!(flags.routes_wanted() && !flags.allocate_node_cidrs && !flags.dry_run);
+        assert!(flags.routes_wanted() && flags.nodes_wanted() && !flags.ipam_wanted() && !flags.dry_run);
         assert!(!flags.skip_disable_source_dest_check);
         assert_eq!(flags.leader_elect_resource_name, "ccm");
         assert_eq!(flags.cluster_name.as_deref(), Some("c1"));
         let names: Vec<&str> = passed_over.iter().map(|flag| flag.flag.as_str()).collect();
-        assert_eq!(names.len(), 14, "{names:?}");
+        assert_eq!(names.len(), 13, "{names:?}");
         assert!(names.contains(&"--max-concurrent-actions") && !names.contains(&"--metrics-bind-addr"));
     }
 

@@ -23,15 +23,15 @@ ACCESS_KEY_SECRET (with SECURITY_TOKEN where they are temporary), else from the 
 ALIBABA_CLOUD_ROLE_ARN, ALIBABA_CLOUD_OIDC_PROVIDER_ARN, ALIBABA_CLOUD_OIDC_TOKEN_FILE), else from the instance's RAM role. The endpoints of the
 cloud can be set by METADATA_ENDPOINT, VPC_ENDPOINT, ECS_ENDPOINT, STS_ENDPOINT and ALICLOUD_CLIENT_SCHEME.
 
-What it changes: spec.podCIDR of nodes that have none; route entries inside --cluster-cidr; the NetworkUnavailable condition of nodes; the
-source/destination check of nodes' primary network interfaces. It removes route entries that it made, and entries of others only when they
-equal a live node's pod CIDR and point elsewhere, or lie inside one. With it, flanneld runs with --set-node-network-unavailable=false.
+What it changes: spec.podCIDRs and spec.providerID of nodes that have none; addresses of nodes, and those of their labels that tell of the instance; the
+taint node.cloudprovider.kubernetes.io/uninitialized, which it takes away last; route entries inside --cluster-cidr; the NetworkUnavailable condition
+of nodes; the source/destination check of nodes' primary network interfaces. It deletes Node objects whose kubelet is silent and whose instance is
+gone; it removes route entries that it made, and entries of others only when they equal a live node's pod CIDR and point elsewhere, or lie inside
+one. With it, flanneld runs with --set-node-network-unavailable=false.
 
 In place of the vendor's cloud-controller-manager it takes that one's command line: flags that mean nothing here are passed over with a warning.
 
-Exit codes: 0 stopped by a signal, or the dry run was printed; 1 a failure, explained on standard error; 2 the command line cannot be read.
-
-Not there yet: node addresses, labels and the uninitialized taint.";
+Exit codes: 0 stopped by a signal, or the dry run was printed; 1 a failure, explained on standard error; 2 the command line cannot be read.";
 
 /// The route, node and node-IPAM controller: gives each node a subnet of the pod CIDR, and keeps one route entry per node in the VPC.
 #[derive(Debug, Clone, Parser)]
@@ -44,25 +44,36 @@ pub(crate) struct Flags {
     #[arg(long, alias = "kube-api-url", value_name = "URL")]
     pub(crate) master: Option<String>,
 
-    /// The pod CIDR: nodes' subnets are cut from it, and route entries outside are never touched
+    /// The pod CIDRs: nodes' subnets are cut from them, one of each family, and route entries outside are never touched
     #[arg(long, value_name = "CIDR", value_delimiter = ',', required = true)]
     pub(crate) cluster_cidr: Vec<IpNet>,
-    /// Give a subnet to each node that has none; `false` where kube-controller-manager does it
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) allocate_node_cidrs: bool,
-    /// Mask of a node's subnet
-    #[arg(long, alias = "node-cidr-mask-size-ipv4", value_name = "BITS", default_value_t = 24)]
-    pub(crate) node_cidr_mask_size: u8,
-    /// The service CIDR: no node gets a subnet that overlaps it
+    /// Give subnets to each node that has none; `false` where kube-controller-manager does it. Without the flag: where --controllers names `ipam`, or is
+    /// not given
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) allocate_node_cidrs: Option<bool>,
+    /// Mask of a node's subnet in a cluster of one family (24, or 64 with IPv6)
+    #[arg(long, value_name = "BITS")]
+    pub(crate) node_cidr_mask_size: Option<u8>,
+    /// Mask of a node's IPv4 subnet (24)
+    #[arg(long, value_name = "BITS")]
+    pub(crate) node_cidr_mask_size_ipv4: Option<u8>,
+    /// Mask of a node's IPv6 subnet (64)
+    #[arg(long, value_name = "BITS")]
+    pub(crate) node_cidr_mask_size_ipv6: Option<u8>,
+    /// The service CIDRs: no node gets a subnet that overlaps it
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) service_cluster_ip_range: Vec<IpNet>,
 
     /// Keep route entries; `false` leaves the VPC and the nodes' conditions alone
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) configure_cloud_routes: bool,
-    /// Controllers to run, as the vendor's cloud-controller-manager names them: without `route` or `*` no route entries are kept; others are not here
+    /// Controllers to run: `route`, `node`, `ipam`, or `*` for all that are not named with a `-` before them; all where it is not given. Others of the
+    /// vendor's cloud-controller-manager are not here
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) controllers: Vec<String>,
+    /// How often the cloud is asked about nodes' instances though nothing happened
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub(crate) node_monitor_period: Duration,
     /// How often everything is listed though nothing happened (`5m`, `30s`)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) route_reconciliation_period: Duration,
@@ -144,9 +155,22 @@ pub(crate) struct Flags {
 impl Flags {
     /// Whether route entries are to be kept.
     pub(crate) fn routes_wanted(&self) -> bool {
-        let named = |name: &str| self.controllers.iter().any(|controller| controller.trim() == name);
-        let listed = self.controllers.is_empty() || named("route") || (named("*") && !named("-route"));
-        self.configure_cloud_routes && listed
+        self.configure_cloud_routes && self.lists("route")
+    }
+
+    /// Whether nodes are to be told of their instances.
+    pub(crate) fn nodes_wanted(&self) -> bool {
+        self.lists("node")
+    }
+
+    /// Whether nodes are to be given subnets. The vendor's list of controllers knows no such thing, and its clusters have another allocator.
+    pub(crate) fn ipam_wanted(&self) -> bool {
+        self.allocate_node_cidrs.unwrap_or_else(|| self.lists("ipam"))
+    }
+
+    fn lists(&self, name: &str) -> bool {
+        let named = |wanted: &str| self.controllers.iter().any(|controller| controller.trim() == wanted);
+        self.controllers.is_empty() || named(name) || (named("*") && !named(&format!("-{name}")))
     }
 }
 
@@ -222,10 +246,31 @@ mod tests {
     fn booleans_are_written_as_upstream_does() {
         let base = ["loden-controller", "--cluster-cidr=172.20.0.0/16"];
         let flags = Flags::parse_from(base);
-        assert!(flags.allocate_node_cidrs && flags.configure_cloud_routes && flags.leader_elect);
+        assert!(flags.ipam_wanted() && flags.configure_cloud_routes && flags.leader_elect);
         let flags =
             Flags::parse_from(base.into_iter().chain(["--allocate-node-cidrs=false", "--leader-elect"]));
-        assert!(!flags.allocate_node_cidrs && flags.leader_elect);
+        assert!(!flags.ipam_wanted() && flags.leader_elect);
+        let flags = Flags::parse_from(base.into_iter().chain(["--allocate-node-cidrs"]));
+        assert_eq!(flags.allocate_node_cidrs, Some(true));
+    }
+
+    #[test]
+    fn controllers_are_chosen_by_name() {
+        for (arguments, wanted) in [
+            ("", [true, true, true]),
+            ("--controllers=*", [true, true, true]),
+            ("--controllers=*,-node", [true, false, true]),
+            ("--controllers=node,route,service,nlb", [true, true, false]),
+            ("--controllers=node,route --allocate-node-cidrs", [true, true, true]),
+            ("--controllers=ipam", [false, false, true]),
+            ("--controllers=ipam --allocate-node-cidrs=false", [false, false, false]),
+            ("--configure-cloud-routes=false", [false, true, true]),
+        ] {
+            let base = ["loden-controller", "--cluster-cidr=172.20.0.0/16"];
+            let flags = Flags::parse_from(base.into_iter().chain(arguments.split_whitespace()));
+            let found = [flags.routes_wanted(), flags.nodes_wanted(), flags.ipam_wanted()];
+            assert_eq!(found, wanted, "{arguments}");
+        }
     }
 
     #[test]

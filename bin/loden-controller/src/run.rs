@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
-use loden_addr::NodeIpam;
+use loden_addr::{ClusterIpam, PodRange};
 use loden_cloud::{Client, ConfigWatch, Connection, Environment, Observe, Reload};
 use loden_controller_driver::{
-    Driver, Instruction, IpamSettings, METRICS_CONTENT_TYPE, Metrics, Parts, Place, dry_run, watch_options,
+    Driver, Instruction, IpamSettings, METRICS_CONTENT_TYPE, Metrics, NodeSettings, Parts, Place, dry_run,
+    watch_options,
 };
 use loden_kube::{Access, Campaign, Cluster, EventKind, Regarding};
 use loden_routes::controller::{About, Notice, Settings, Severity};
@@ -54,6 +55,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
 struct Prepared {
     cluster: Cluster,
     routes: Option<(Settings, Client)>,
+    node_control: Option<(NodeSettings, Client)>,
     ipam: Option<IpamSettings>,
     /// What is wrong with the cluster's ranges and does not keep the controller from working.
     overlaps: Vec<String>,
@@ -78,10 +80,20 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
 
     let mut overlaps = Vec::new();
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let mut config = None;
-    let routes = if flags.routes_wanted() {
-        let (settings, client, watch) = prepare_routes(flags, pod_cidrs.clone(), &metrics).await?;
-        config = watch;
+    let (cloud, config) = if flags.routes_wanted() || flags.nodes_wanted() {
+        let (cloud, config) = prepare_cloud(flags, &metrics).await?;
+        (Some(cloud), config)
+    } else {
+        (None, None)
+    };
+    let node_control = cloud
+        .as_ref()
+        .filter(|_| flags.nodes_wanted())
+        .map(|cloud| (node_settings(flags, cloud, &pod_cidrs), cloud.client.clone()));
+    let routes = if let Some(cloud) = cloud.filter(|_| flags.routes_wanted()) {
+        let settings = route_settings(flags, &cloud, pod_cidrs.clone())?;
+        try_tables(&cloud, &settings).await?;
+        let client = cloud.client;
         match client.vpc_cidrs(&settings.vpc).await {
             Ok(vpc) => overlaps = compare_with_vpc(&vpc, &pod_cidrs, &services, ipam.as_mut())?,
             Err(failure) => {
@@ -96,7 +108,7 @@ async fn prepare(flags: &Flags) -> Result<Prepared> {
         tracing::info!("no route entries are kept");
         None
     };
-    Ok(Prepared { cluster, routes, ipam, overlaps, metrics, config })
+    Ok(Prepared { cluster, routes, node_control, ipam, overlaps, metrics, config })
 }
 
 /// Holds the cluster's ranges against those of the VPC. Where they overlap no node is given a subnet; what that leaves to be known is returned. A cluster
@@ -114,7 +126,7 @@ fn compare_with_vpc(
     let (pods, services) = (shared(pods), shared(services));
     if let Some(ipam) = ipam {
         ipam.reserved.extend(pods.iter().map(|(_, range)| *range));
-        let mut pool = NodeIpam::new(ipam.pod_cidr, ipam.node_mask, ipam.reserved.clone())?;
+        let mut pool = ClusterIpam::new(&ipam.ranges, &ipam.reserved)?;
         if let (Some((pod_cidr, range)), Err(_)) = (pods.first(), pool.assign("a node")) {
             bail!(
                 "--cluster-cidr={pod_cidr} lies in the VPC's own range {range}, so a pod and a machine of the VPC could have the same address, and no node can be given a subnet; choose a pod CIDR outside the VPC (see `loden plan`), or --allocate-node-cidrs=false where the cluster lives with that already"
@@ -134,11 +146,7 @@ fn compare_with_vpc(
     Ok(pods.chain(services).collect())
 }
 
-async fn prepare_routes(
-    flags: &Flags,
-    pod_cidrs: Vec<IpNet>,
-    metrics: &Metrics,
-) -> Result<(Settings, Client, Option<ConfigWatch>)> {
+async fn prepare_cloud(flags: &Flags, metrics: &Metrics) -> Result<(Connection, Option<ConfigWatch>)> {
     let options = loden_cloud::Options {
         cloud_config: flags.cloud_config.clone(),
         region: flags.region.clone(),
@@ -155,9 +163,22 @@ async fn prepare_routes(
     }
     cloud.client = cloud.client.observed_by(Arc::new(Calls(metrics.clone())));
     let watch = ConfigWatch::new(&options, &cloud)?;
-    let settings = route_settings(flags, &cloud, pod_cidrs)?;
-    try_tables(&cloud, &settings).await?;
-    Ok((settings, cloud.client, watch))
+    Ok((cloud, watch))
+}
+
+fn node_settings(flags: &Flags, cloud: &Connection, pod_cidrs: &[IpNet]) -> NodeSettings {
+    let routes = flags.routes_wanted();
+    NodeSettings {
+        control: loden_nodes::controller::Settings {
+            region: cloud.region.clone(),
+            dual_stack: pod_cidrs.iter().any(|net| matches!(net, IpNet::V6(_))),
+            routes,
+            // Without route entries no packet with a pod's address leaves a node's interface.
+            source_dest_check_off: routes && !flags.skip_disable_source_dest_check,
+            audit: flags.node_monitor_period,
+        },
+        vpc: VpcId(cloud.vpc_id.clone()),
+    }
 }
 
 fn canonical(flag: &str, nets: &[IpNet]) -> Result<Vec<IpNet>> {
@@ -165,8 +186,10 @@ fn canonical(flag: &str, nets: &[IpNet]) -> Result<Vec<IpNet>> {
         if *net != net.trunc() {
             bail!("{flag}={net} has host bits: write {} if that network is meant", net.trunc());
         }
-        if matches!(net, IpNet::V6(_)) {
-            bail!("{flag}={net} is IPv6: route entries and node subnets are IPv4 only; leave it out");
+    }
+    for (index, net) in nets.iter().enumerate() {
+        if let Some(other) = nets.iter().take(index).find(|other| loden_addr::overlap(**other, *net)) {
+            bail!("{flag} names {other} and {net}, which overlap; name each address once");
         }
     }
     Ok(nets.to_vec())
@@ -191,22 +214,39 @@ fn ipam_settings(flags: &Flags, pod_cidrs: &[IpNet], services: &[IpNet]) -> Resu
             );
         }
     }
-    if !flags.allocate_node_cidrs {
+    if !flags.ipam_wanted() {
         return Ok(None);
     }
-    let [pod_cidr] = pod_cidrs else {
-        bail!(
-            "--cluster-cidr names {} networks, and node subnets are cut from one; name one, or --allocate-node-cidrs=false",
-            pod_cidrs.len()
-        );
+    let ranges = pod_cidrs
+        .iter()
+        .map(|pod_cidr| {
+            let (flag, node_mask) = node_mask(flags, pod_cidrs, *pod_cidr)?;
+            loden_addr::Subnets::new(*pod_cidr, node_mask)
+                .with_context(|| format!("{flag} does not divide --cluster-cidr into node subnets"))?;
+            Ok(PodRange { pod_cidr: *pod_cidr, node_mask })
+        })
+        .collect::<Result<Vec<PodRange>>>()?;
+    Ok(Some(IpamSettings { ranges, reserved: services.to_vec() }))
+}
+
+/// The mask of a node's subnet of a pod CIDR, and the flag that gives it.
+fn node_mask(flags: &Flags, pod_cidrs: &[IpNet], pod_cidr: IpNet) -> Result<(&'static str, u8)> {
+    let ipv6 = |net: &IpNet| matches!(net, IpNet::V6(_));
+    let dual = pod_cidrs.iter().any(ipv6) && !pod_cidrs.iter().all(ipv6);
+    let (flag, own, usual) = if ipv6(&pod_cidr) {
+        ("--node-cidr-mask-size-ipv6", flags.node_cidr_mask_size_ipv6, 64)
+    } else {
+        ("--node-cidr-mask-size-ipv4", flags.node_cidr_mask_size_ipv4, 24)
     };
-    loden_addr::Subnets::new(*pod_cidr, flags.node_cidr_mask_size)
-        .context("--node-cidr-mask-size does not divide --cluster-cidr into node subnets")?;
-    Ok(Some(IpamSettings {
-        pod_cidr: *pod_cidr,
-        node_mask: flags.node_cidr_mask_size,
-        reserved: services.to_vec(),
-    }))
+    match (own, flags.node_cidr_mask_size) {
+        (Some(_), Some(_)) => bail!("--node-cidr-mask-size and {flag} say the same thing; give one of them"),
+        (Some(mask), None) => Ok((flag, mask)),
+        (None, Some(mask)) if !dual => Ok(("--node-cidr-mask-size", mask)),
+        (None, Some(_)) => bail!(
+            "--node-cidr-mask-size is for clusters of one family; in a dual-stack cluster give --node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6"
+        ),
+        (None, None) => Ok((flag, usual)),
+    }
 }
 
 fn route_settings(flags: &Flags, cloud: &Connection, pod_cidrs: Vec<IpNet>) -> Result<Settings> {
@@ -253,7 +293,7 @@ async fn try_tables(cloud: &Connection, settings: &Settings) -> Result<()> {
 }
 
 async fn preview(prepared: Prepared) -> Result<()> {
-    let mut watch = prepared.cluster.watch_nodes(watch_options());
+    let mut watch = prepared.cluster.watch_nodes(watch_options(prepared.node_control.is_some()));
     let nodes = match tokio::time::timeout(NODES_PATIENCE, watch.ready()).await {
         Ok(nodes) => nodes,
         Err(_elapsed) => match watch.trouble() {
@@ -262,7 +302,8 @@ async fn preview(prepared: Prepared) -> Result<()> {
         },
     };
     let routes = prepared.routes.as_ref().map(|(settings, cloud)| (settings, cloud));
-    let mut preview = dry_run(&nodes, routes, prepared.ipam.as_ref()).await?;
+    let control = prepared.node_control.as_ref().map(|(settings, cloud)| (settings, cloud));
+    let mut preview = dry_run(&nodes, routes, control, prepared.ipam.as_ref()).await?;
     preview.remarks.extend(prepared.overlaps);
     write!(std::io::stdout().lock(), "{preview}").context("cannot write the plan to standard output")
 }
@@ -311,6 +352,7 @@ async fn lead(flags: &Flags, prepared: Prepared, stop: impl Future<Output = ()>)
     let driver = Driver::new(Parts {
         cluster: prepared.cluster,
         routes: prepared.routes,
+        node_control: prepared.node_control,
         ipam: prepared.ipam,
         events,
         place,

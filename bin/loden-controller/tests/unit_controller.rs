@@ -185,6 +185,9 @@ async fn bad_input_is_refused_with_what_to_do() {
         (&["--node-cidr-mask-size=12"][..], 1, "172.20.0.0/16 has no room for a /12"),
         (&["--node-cidr-mask-size=40"][..], 1, "/40 is no mask"),
         (&["--service-cluster-ip-range=172.20.128.0/20"][..], 1, "overlap"),
+        (&["--cluster-cidr=172.20.4.0/24"][..], 1, "172.20.0.0/16 and 172.20.4.0/24, which overlap"),
+        (&["--cluster-cidr=fd00::/56", "--node-cidr-mask-size=24"][..], 1, "--node-cidr-mask-size-ipv6"),
+        (&["--cluster-cidr=fd00::/56", "--node-cidr-mask-size-ipv6=48"][..], 1, "--node-cidr-mask-size-ipv6"),
         (&["--cluster-cidr=100.64.0.0/16", "--allocate-node-cidrs=false"][..], 1, "takes no route entry"),
         (
             &["--service-cluster-ip-range=172.21.0.1/20"][..],
@@ -352,7 +355,7 @@ async fn without_cloud_routes_the_cloud_is_not_needed() {
     let mut world = World::new(0).await;
     world.secret = "wrong";
     world.join("n1");
-    let controller = world.start(&["--configure-cloud-routes=false"]);
+    let controller = world.start(&["--controllers=ipam"]);
     until(&controller, "the node has its subnet", || world.pod_cidr("n1").is_some()).await;
     assert_eq!(world.condition("n1"), None, "the condition belongs to somebody else");
     assert!(world.cloud.calls().is_empty());

@@ -63,6 +63,7 @@ fn permissions(role: &Value) -> Vec<Permission> {
         "create" => Verb::Create,
         "update" => Verb::Update,
         "patch" => Verb::Patch,
+        "delete" => Verb::Delete,
         other => panic!("verb {other}"),
     };
     let rules = role["rules"].as_array().unwrap();
@@ -129,6 +130,15 @@ async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
     world.add_instance("renewed");
     world.put_named_entry("loden-c1", "172.20.9.0/24", "i-before");
     world.add_node("n9", json!({"providerID": "cn-hangzhou.i-renewed", "podCIDR": "172.20.9.0/24"}));
+    // A node to initialise, and one to delete.
+    world.add_instance("fresh");
+    world.add_node(
+        "fresh",
+        json!({"providerID": "cn-hangzhou.i-fresh", "podCIDR": "172.20.8.0/24", "taints": [
+        {"key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule"}]}),
+    );
+    world.add_node("lost", json!({"providerID": "cn-hangzhou.i-lost", "podCIDR": "172.20.7.0/24"}));
+    world.put_condition("lost", json!({"type": "Ready", "status": "Unknown"}));
     let arguments = controller_arguments();
     let arguments: Vec<&str> = arguments
         .iter()
@@ -148,7 +158,9 @@ async fn the_roles_are_enough_and_the_policy_is_what_is_called() {
         world.events().iter().any(|(reason, _, _)| reason == "ConflictingRouteRemoved")
     })
     .await;
-    until(&controller, "the entry of the node that left is gone", || world.entries().len() == 2).await;
+    until(&controller, "the fresh node is initialised", || world.taints("fresh").is_empty()).await;
+    until(&controller, "the node without an instance is gone", || world.node("lost").is_none()).await;
+    until(&controller, "the entry of the node that left is gone", || world.entries().len() == 3).await;
     until(&controller, "the node's new instance is told", || {
         world.events().iter().any(|(reason, _, _)| reason == "RouteRepointed")
     })

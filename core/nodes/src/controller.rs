@@ -148,6 +148,8 @@ struct Seen {
     silent: bool,
     /// A plan is being carried out.
     in_flight: bool,
+    /// With that plan the node loses its taint.
+    initializing: bool,
     /// Corrections that did not last.
     corrections: u32,
     corrected: Moment,
@@ -158,6 +160,33 @@ struct Seen {
 enum Flight {
     Describe(Vec<InstanceId>),
     Find(Vec<(IpAddr, String)>),
+}
+
+/// What node control would do to a node, once everything that it waits for has happened; `instance` is what a complete answer said, `None` that there
+/// is none.
+///
+/// # Errors
+/// What keeps the node from being told of its instance, for people.
+pub fn preview(node: &Node, instance: Option<&Instance>, dual_stack: bool) -> Result<Plan, String> {
+    let unchanged = Plan { node: node.name.clone(), uid: node.uid.clone(), steps: Vec::new() };
+    if !node.concerns() {
+        return Ok(unchanged);
+    }
+    match (instance, node.provider()) {
+        (Some(instance), _) => {
+            let wants = desired(node, instance, dual_stack).map_err(|problem| problem.to_string())?;
+            Ok(diff(node, &wants, Gate::Open))
+        }
+        (None, Ok(ProviderId { instance, .. })) if node.readiness == Readiness::Unknown => {
+            let steps = vec![Step::Delete { instance: InstanceId(instance) }];
+            Ok(Plan { steps, ..unchanged })
+        }
+        (None, Ok(ProviderId { instance, .. })) => Err(format!("the cloud knows no instance {instance}")),
+        (None, Err(_)) if node.uninitialized => {
+            Err("no instance, or not exactly one, has the node's address, so it keeps its taint".to_owned())
+        }
+        (None, Err(_)) => Ok(unchanged),
+    }
 }
 
 /// Node control of one cluster.
@@ -286,8 +315,10 @@ impl Controller {
         let old = self.nodes.get(name);
         let fell_silent = silent && old.is_none_or(|seen| !seen.silent);
         let moved = old.is_none_or(|seen| seen.instance != instance);
-        let (in_flight, corrections, corrected) =
-            old.map_or((false, 0, Moment::ZERO), |seen| (seen.in_flight, seen.corrections, seen.corrected));
+        let (in_flight, initializing, corrections, corrected) = old
+            .map_or((false, false, 0, Moment::ZERO), |seen| {
+                (seen.in_flight, seen.initializing, seen.corrections, seen.corrected)
+            });
         if moved {
             self.leave_instance(name);
         }
@@ -312,7 +343,7 @@ impl Controller {
             None => {}
         }
         let uid = node.uid.clone();
-        let seen = Seen { uid, instance, silent, in_flight, corrections, corrected };
+        let seen = Seen { uid, instance, silent, in_flight, initializing, corrections, corrected };
         self.nodes.insert(name.clone(), seen);
         self.look.add_at(name.clone(), if uninitialized { now } else { due });
     }
@@ -506,8 +537,17 @@ impl Controller {
     fn applied(&mut self, now: Moment, name: &str, uid: &str, result: Result<(), String>) {
         let Some(seen) = self.nodes.get_mut(name).filter(|seen| seen.uid == uid) else { return };
         seen.in_flight = false;
+        let initialized = std::mem::take(&mut seen.initializing).then(|| seen.instance.clone()).flatten();
         match result {
             Ok(()) => {
+                if let Some(instance) = initialized {
+                    self.notices.push_back(Notice {
+                        about: About::Node(name.to_owned()),
+                        severity: Severity::Normal,
+                        reason: "NodeInitialized",
+                        message: format!("addresses, labels and provider ID are those of instance {instance}; the node takes pods"),
+                    });
+                }
                 self.look.succeeded(&name.to_owned());
                 self.over(&About::Node(name.to_owned()), "NodeWriteFailed");
                 self.look.add_at(name.to_owned(), now + SHOWN_AFTER);

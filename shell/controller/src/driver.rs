@@ -4,29 +4,38 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use loden_addr::DivisionError;
 use loden_kube::{
     Cluster, Condition, ConditionStatus, EventKind, Events, NodeView, NodeWatch, Nodes, PodCidrOutcome,
-    Regarding,
+    Regarding, WaitingPods,
 };
+use loden_nodes::controller as node_control;
+use loden_nodes::port::ReadInstances;
+use loden_nodes::{Instance, Plan};
 use loden_reconcile::Moment;
 use loden_routes::controller::{
     About, Action, Answer, Call, CallId, Controller, Event, Notice, Poll, Settings, Severity, Why,
 };
 use loden_routes::model::{NetworkUnavailable, VpcId};
-use loden_routes::port::{BatchAnswer, WriteRouteTables};
+use loden_routes::port::{BatchAnswer, Failure, WriteRouteTables};
 use loden_routes::tables::TableChoice;
 use loden_telemetry::Readiness;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::control::{NodeSettings, apply, ask};
 use crate::ipam::{Grant, Ipam, IpamSettings};
 use crate::metrics::Metrics;
-use crate::nodes::{difference, node, watch_options};
+use crate::nodes::{Snapshot, controlled, difference, node, watch_options};
 
-/// Writes to the API server under way at once.
+/// Writes to the API server under way at once, node control's apart.
 const KUBE_WRITES: usize = 16;
+/// Node control's writes under way at once: what it corrects never keeps a condition or a pod CIDR waiting.
+const NODE_WRITES: usize = 4;
+/// For more pods that begin or cease to wait.
+const GATHER_PODS: Duration = Duration::from_millis(50);
 /// How long calls that were begun may take to end when the controller is to stop.
 const LAST_CALLS: Duration = Duration::from_secs(5);
 /// Between two publications of the figures.
@@ -48,6 +57,8 @@ pub struct Parts<C> {
     pub cluster: Cluster,
     /// Route control and the cloud that it works on; `None` switches it off.
     pub routes: Option<(Settings, C)>,
+    /// Node control and the cloud that it asks; `None` switches it off.
+    pub node_control: Option<(NodeSettings, C)>,
     /// Node IPAM; `None` leaves pod CIDRs to somebody else.
     pub ipam: Option<IpamSettings>,
     /// Events.
@@ -76,6 +87,7 @@ pub enum Instruction {
 pub struct Driver<C> {
     cluster: Cluster,
     routes: Option<Routes<C>>,
+    node_control: Option<NodeControl<C>>,
     ipam: Option<Ipam>,
     events: Events,
     place: Place,
@@ -87,6 +99,7 @@ pub struct Driver<C> {
     cloud_calls: JoinSet<()>,
     kube_calls: JoinSet<()>,
     kube_slots: Arc<Semaphore>,
+    node_slots: Arc<Semaphore>,
     /// What the route controller was last seen waiting for, so that the log tells of changes only.
     waiting_for: Option<Why>,
     metrics: Metrics,
@@ -102,15 +115,24 @@ struct Routes<C> {
     cloud: Arc<C>,
 }
 
+#[derive(Debug)]
+struct NodeControl<C> {
+    controller: node_control::Controller,
+    vpc: VpcId,
+    cloud: Arc<C>,
+}
+
 /// The end of something that was begun.
 #[derive(Debug)]
 enum Done {
     Answered(CallId, Answer),
     Condition { node: String, result: Result<NetworkUnavailable, String> },
-    PodCidr { node: Arc<NodeView>, pod_cidr: ipnet::IpNet, result: loden_kube::Result<PodCidrOutcome> },
+    PodCidrs { node: Arc<NodeView>, pod_cidrs: Vec<IpNet>, result: loden_kube::Result<PodCidrOutcome> },
+    Instances { id: u64, result: Result<Vec<Instance>, Failure> },
+    Applied { node: String, uid: String, result: Result<(), String> },
 }
 
-impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
+impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
     /// Prepares the loop; nothing is called before [`Driver::run`].
     ///
     /// # Errors
@@ -121,6 +143,11 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             cluster: parts.cluster,
             routes: parts.routes.map(|(settings, cloud)| Routes {
                 controller: Controller::new(settings),
+                cloud: Arc::new(cloud),
+            }),
+            node_control: parts.node_control.map(|(settings, cloud)| NodeControl {
+                controller: node_control::Controller::new(settings.control),
+                vpc: settings.vpc,
                 cloud: Arc::new(cloud),
             }),
             ipam: parts.ipam.as_ref().map(Ipam::new).transpose()?,
@@ -139,6 +166,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             instructions: parts.instructions,
             unpublished: true,
             publish_at: Instant::now(),
+            node_slots: Arc::new(Semaphore::new(NODE_WRITES)),
         })
     }
 
@@ -146,7 +174,9 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
     /// Dropping the future stops at once.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
-        let mut watch = self.cluster.watch_nodes(watch_options());
+        let mut watch = self.cluster.watch_nodes(watch_options(self.node_control.is_some()));
+        let mut pods = self.routes.is_some().then(|| self.cluster.watch_waiting_pods());
+        let mut pods_due: Option<Instant> = None;
         let mut complete = false;
         loop {
             complete |= self.take_snapshot(&watch, complete);
@@ -166,6 +196,15 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                     None
                 }
                 () = watch.changed() => None,
+                () = changed(&mut pods), if pods_due.is_none() => {
+                    pods_due = Some(Instant::now() + GATHER_PODS);
+                    None
+                }
+                () = due(pods_due) => {
+                    pods_due = None;
+                    self.pods_wait(pods.as_ref());
+                    None
+                }
                 done = self.inbox.recv() => done,
                 () = timer => None,
                 Some(_) = self.cloud_calls.join_next(), if !self.cloud_calls.is_empty() => None,
@@ -189,6 +228,14 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
         self.events.flush().await;
     }
 
+    fn pods_wait(&mut self, pods: Option<&WaitingPods>) {
+        let (now, nodes) = (self.now(), pods.map(WaitingPods::nodes).unwrap_or_default());
+        if let Some(Routes { controller, .. }) = &mut self.routes {
+            tracing::debug!(nodes = nodes.len(), "nodes that pods wait for");
+            controller.on_event(now, Event::PodsWait(nodes));
+        }
+    }
+
     fn now(&self) -> Moment {
         self.started.elapsed()
     }
@@ -207,10 +254,16 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                 if let Some(Routes { controller, .. }) = &mut self.routes {
                     controller.on_event(now, Event::NodeGone(name.clone()));
                 }
+                if let Some(control) = &mut self.node_control {
+                    control.controller.on_event(now, node_control::Event::NodeGone(name.clone()));
+                }
             }
             for view in difference.changed {
                 if let Some(Routes { controller, .. }) = &mut self.routes {
                     controller.on_event(now, Event::Node(Box::new(node(&view))));
+                }
+                if let Some(control) = &mut self.node_control {
+                    control.controller.on_event(now, node_control::Event::Node(Box::new(controlled(&view))));
                 }
                 if let Some(ipam) = &mut self.ipam {
                     ipam.seen(now, view);
@@ -222,6 +275,9 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             tracing::info!(nodes = self.nodes.len(), "all nodes are known");
             if let Some(Routes { controller, .. }) = &mut self.routes {
                 controller.on_event(now, Event::NodesComplete);
+            }
+            if let Some(control) = &mut self.node_control {
+                control.controller.on_event(now, node_control::Event::NodesComplete);
             }
             if let Some(ipam) = &mut self.ipam {
                 ipam.complete();
@@ -256,6 +312,7 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                 }
             }
         }
+        wake = [wake, self.control_nodes(now)].into_iter().flatten().min();
         let controller = self.routes.as_ref().map(|routes| &routes.controller);
         let ready =
             controller.is_none_or(|controller| controller.has_observed() && controller.trouble().is_none());
@@ -267,6 +324,46 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             }
         }
         wake
+    }
+
+    /// Begins all that node control wants now; returns when it wants to be asked again.
+    fn control_nodes(&mut self, now: Moment) -> Option<Moment> {
+        let checks = self.routes.as_mut().map(|routes| routes.controller.take_checks()).unwrap_or_default();
+        let control = self.node_control.as_mut()?;
+        for (instance, off) in checks {
+            control.controller.on_event(now, node_control::Event::Check { instance, off });
+        }
+        loop {
+            let nodes = Arc::clone(&self.nodes);
+            let control = self.node_control.as_mut()?;
+            match control.controller.poll(now, &Snapshot(&nodes)) {
+                node_control::Poll::Act(node_control::Action::Cloud { id, call }) => {
+                    let (cloud, vpc) = (Arc::clone(&control.cloud), control.vpc.clone());
+                    let sender = self.sender.clone();
+                    self.cloud_calls.spawn(async move {
+                        let result = ask(&*cloud, &vpc, &call).await;
+                        let _loop_ended = sender.send(Done::Instances { id, result });
+                    });
+                }
+                node_control::Poll::Act(node_control::Action::Apply(plan)) => self.apply(plan),
+                node_control::Poll::Act(node_control::Action::Notice(notice)) => self.tell(notice),
+                node_control::Poll::Wait(until) => return until,
+            }
+        }
+    }
+
+    fn apply(&mut self, plan: Plan) {
+        let view = self.nodes.get(&plan.node).filter(|view| view.uid == plan.uid).cloned();
+        let (cluster, sender, slots) =
+            (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.node_slots));
+        self.kube_calls.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let result = match view {
+                None => Err("the node is gone".to_owned()),
+                Some(view) => apply(&cluster, &view, &plan).await,
+            };
+            let _loop_ended = sender.send(Done::Applied { node: plan.node, uid: plan.uid, result });
+        });
     }
 
     fn note_wait(&mut self, why: Why) {
@@ -309,9 +406,9 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
             (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.kube_slots));
         self.kube_calls.spawn(async move {
             let _slot = slots.acquire_owned().await;
-            let result = cluster.set_pod_cidrs(&grant.node, &[grant.pod_cidr]).await;
-            let _loop_ended =
-                sender.send(Done::PodCidr { node: grant.node, pod_cidr: grant.pod_cidr, result });
+            let Grant { node, pod_cidrs } = grant;
+            let result = cluster.set_pod_cidrs(&node, &pod_cidrs).await;
+            let _loop_ended = sender.send(Done::PodCidrs { node, pod_cidrs, result });
         });
     }
 
@@ -406,15 +503,41 @@ impl<C: WriteRouteTables + Send + Sync + 'static> Driver<C> {
                     controller.on_event(now, Event::ConditionWritten { node, result });
                 }
             }
-            Done::PodCidr { node, pod_cidr, result } => {
+            Done::Instances { id, result } => {
+                if let Some(control) = &mut self.node_control {
+                    control.controller.on_event(now, node_control::Event::Answered { id, result });
+                }
+            }
+            Done::Applied { node, uid, result } => {
+                if let Some(control) = &mut self.node_control {
+                    control.controller.on_event(now, node_control::Event::Applied { node, uid, result });
+                }
+            }
+            Done::PodCidrs { node, pod_cidrs, result } => {
                 if matches!(result, Ok(PodCidrOutcome::Written)) {
-                    tracing::info!(node = %node.name, %pod_cidr, "pod CIDR given");
+                    let pod_cidrs: Vec<String> = pod_cidrs.iter().map(ToString::to_string).collect();
+                    tracing::info!(node = %node.name, pod_cidrs = pod_cidrs.join(","), "pod CIDR given");
                 }
                 if let Some(ipam) = &mut self.ipam {
                     ipam.written(now, &node, &result);
                 }
             }
         }
+    }
+}
+
+/// Waits for a change of the pods that wait; for ever when nobody looks at them.
+async fn changed(pods: &mut Option<WaitingPods>) {
+    match pods {
+        Some(pods) => pods.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

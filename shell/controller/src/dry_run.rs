@@ -2,12 +2,16 @@
 //!
 //! The cloud comes in through the reading half of its port and the API server only as a list of nodes, so nothing here could write if it wanted to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use loden_addr::{Adoption, DivisionError, NodeIpam};
+use loden_addr::{ClusterIpam, DivisionError};
 use loden_kube::Nodes;
+use loden_nodes::controller::preview as preview_node;
+use loden_nodes::port::ReadInstances;
+use loden_nodes::{Instance, Plan as NodePlan};
 use loden_routes::check::{Violation, check};
 use loden_routes::controller::Settings;
 use loden_routes::desired::{Desired, desired};
@@ -18,8 +22,9 @@ use loden_routes::plan::{Plan, Policy, diff};
 use loden_routes::port::{Failure, INSTANCES_LIMIT, ReadRouteTables};
 use loden_routes::tables::{NoSystemTable, Served, TableChoice};
 
+use crate::control::NodeSettings;
 use crate::ipam::IpamSettings;
-use crate::nodes::node;
+use crate::nodes::{controlled, node};
 
 /// Why there is no preview.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +52,9 @@ pub enum DryRunError {
 #[derive(Debug, Default)]
 pub struct Preview {
     /// Pod CIDRs that nodes would get.
-    pub pod_cidrs: Vec<(String, IpNet)>,
+    pub pod_cidrs: Vec<(String, Vec<IpNet>)>,
+    /// What nodes would be told of their instances, and nodes that would be deleted.
+    pub nodes_told: Vec<NodePlan>,
     /// Changes of route tables.
     pub plan: Plan,
     /// Network interfaces whose source/destination check would be switched off.
@@ -60,8 +67,12 @@ pub struct Preview {
 
 impl fmt::Display for Preview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (node, pod_cidr) in &self.pod_cidrs {
-            writeln!(f, "node {node} + podCIDR {pod_cidr}")?;
+        for (node, pod_cidrs) in &self.pod_cidrs {
+            let pod_cidrs: Vec<String> = pod_cidrs.iter().map(ToString::to_string).collect();
+            writeln!(f, "node {node} + podCIDR {}", pod_cidrs.join(","))?;
+        }
+        for plan in &self.nodes_told {
+            write!(f, "{plan}")?;
         }
         write!(f, "{}", self.plan)?;
         for eni in &self.checks_off {
@@ -70,7 +81,8 @@ impl fmt::Display for Preview {
         for remark in &self.remarks {
             writeln!(f, "! {remark}")?;
         }
-        let changes = self.pod_cidrs.len() + self.plan.steps.len() + self.checks_off.len();
+        let told: usize = self.nodes_told.iter().map(|plan| plan.steps.len()).sum();
+        let changes = self.pod_cidrs.len() + told + self.plan.steps.len() + self.checks_off.len();
         writeln!(
             f,
             "# {changes} changes for {} nodes in {}; nothing was written",
@@ -84,29 +96,39 @@ impl fmt::Display for Preview {
 ///
 /// # Errors
 /// Something could not be read, or the plan is unsafe.
-pub async fn dry_run<C: ReadRouteTables>(
+pub async fn dry_run<C: ReadRouteTables + ReadInstances>(
     nodes: &Nodes,
     routes: Option<(&Settings, &C)>,
+    node_control: Option<(&NodeSettings, &C)>,
     ipam: Option<&IpamSettings>,
 ) -> Result<Preview, DryRunError> {
     let mut preview = Preview { nodes: nodes.len(), ..Preview::default() };
     let mut known: Vec<_> = nodes.values().map(|view| node(view)).collect();
+    if let Some((settings, cloud)) = node_control {
+        tell_nodes(nodes, settings, cloud, &mut preview).await?;
+        // Route entries come after provider IDs.
+        for node in &mut known {
+            let plan = preview.nodes_told.iter().find(|plan| plan.node == node.name);
+            for step in plan.into_iter().flat_map(|plan| &plan.steps) {
+                if let loden_nodes::Step::Describe { provider_id: Some(id), .. } = step {
+                    node.provider_id.clone_from(id);
+                }
+            }
+        }
+    }
 
     if let Some(settings) = ipam {
-        let mut pool = NodeIpam::new(settings.pod_cidr, settings.node_mask, settings.reserved.clone())?;
-        for node in &known {
-            let subnet = node.destinations().into_iter().find(|net| !is_ipv6(*net));
-            if let Some(subnet) = subnet
-                && let Adoption::Irregular(irregularity) = pool.adopt(&node.name, subnet)
-            {
+        let mut pool = ClusterIpam::new(&settings.ranges, &settings.reserved)?;
+        for node in known.iter().filter(|node| !node.pod_cidrs.is_empty()) {
+            for irregularity in pool.adopt(&node.name, &node.destinations()) {
                 preview.remarks.push(format!("node {}: {irregularity}", node.name));
             }
         }
         for node in known.iter_mut().filter(|node| node.pod_cidrs.is_empty() && !node.deleting) {
             match pool.assign(&node.name) {
-                Ok(pod_cidr) => {
-                    node.pod_cidrs = vec![pod_cidr.to_string()];
-                    preview.pod_cidrs.push((node.name.clone(), pod_cidr));
+                Ok(pod_cidrs) => {
+                    node.pod_cidrs = pod_cidrs.iter().map(ToString::to_string).collect();
+                    preview.pod_cidrs.push((node.name.clone(), pod_cidrs));
                 }
                 Err(exhausted) => preview.remarks.push(exhausted.to_string()),
             }
@@ -172,6 +194,71 @@ pub async fn dry_run<C: ReadRouteTables>(
         preview.checks_off = checks_on(cloud, &desired).await?;
     }
     Ok(preview)
+}
+
+/// What node control would do.
+async fn tell_nodes(
+    nodes: &Nodes,
+    settings: &NodeSettings,
+    cloud: &impl ReadInstances,
+    preview: &mut Preview,
+) -> Result<(), DryRunError> {
+    let failed = |operation: &str| {
+        let operation = operation.to_owned();
+        move |failure| DryRunError::Cloud { operation, failure }
+    };
+    let all: Vec<loden_nodes::Node> =
+        nodes.values().map(|view| controlled(view)).filter(loden_nodes::Node::concerns).collect();
+    let mut ids: BTreeSet<InstanceId> = BTreeSet::new();
+    let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+    for node in &all {
+        match node.provider() {
+            Ok(provider) if provider.region == settings.control.region => {
+                ids.insert(InstanceId(provider.instance));
+            }
+            Ok(_) => {}
+            Err(_) if node.uninitialized && node.provider_id.trim().is_empty() => {
+                addresses.extend(node.private_address());
+            }
+            Err(_) => {}
+        }
+    }
+    let (ids, addresses): (Vec<_>, Vec<_>) = (ids.into_iter().collect(), addresses.into_iter().collect());
+    let mut described: BTreeMap<InstanceId, Instance> = BTreeMap::new();
+    for some in ids.chunks(INSTANCES_LIMIT) {
+        let found = cloud.describe_nodes(some).await.map_err(failed("look at the nodes' instances"))?;
+        described.extend(found.into_iter().map(|instance| (instance.id.clone(), instance)));
+    }
+    let mut found: Vec<Instance> = Vec::new();
+    for some in addresses.chunks(INSTANCES_LIMIT) {
+        found.extend(
+            cloud
+                .find_by_address(&settings.vpc, some)
+                .await
+                .map_err(failed("look for the nodes' instances by their addresses"))?,
+        );
+    }
+    for node in &all {
+        let instance = match node.provider() {
+            Ok(provider) if provider.region == settings.control.region => {
+                described.get(&InstanceId(provider.instance))
+            }
+            Ok(_) => continue,
+            Err(_) => {
+                let address = node.private_address();
+                let own = |text: &String| address.is_some_and(|address| text.parse() == Ok(address));
+                let mut matching = found.iter().filter(|instance| instance.internal.iter().any(own));
+                // Two with one address: neither is it.
+                matching.next().filter(|_| matching.next().is_none())
+            }
+        };
+        match preview_node(node, instance, settings.control.dual_stack) {
+            Ok(plan) if plan.steps.is_empty() => {}
+            Ok(plan) => preview.nodes_told.push(plan),
+            Err(problem) => preview.remarks.push(format!("node {}: {problem}", node.name)),
+        }
+    }
+    Ok(())
 }
 
 /// The vSwitches that the nodes are in, where the choice of tables depends on them.

@@ -5,26 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use loden_addr::{Adoption, DivisionError, Irregularity, NodeIpam};
+use loden_addr::{ClusterIpam, DivisionError, Irregularity, PodRange};
 use loden_kube::{NodeView, PodCidrOutcome};
 use loden_reconcile::{Backoff, Moment, Queue};
 
 /// What nodes' subnets are cut from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IpamSettings {
-    /// The cluster's pod CIDR.
-    pub pod_cidr: IpNet,
-    /// The mask of a node's subnet.
-    pub node_mask: u8,
-    /// Ranges that no node may have: the service CIDR.
+    /// The cluster's pod CIDRs. A node gets a subnet of each family that is among them, in their order.
+    pub ranges: Vec<PodRange>,
+    /// Ranges that no node may have: the service CIDRs.
     pub reserved: Vec<IpNet>,
 }
 
-/// A pod CIDR to write.
+/// Pod CIDRs to write, one of each family.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) node: Arc<NodeView>,
-    pub(crate) pod_cidr: IpNet,
+    pub(crate) pod_cidrs: Vec<IpNet>,
 }
 
 /// Something to tell people about a node.
@@ -38,7 +36,7 @@ pub(crate) struct Report {
 /// The state of IPAM: one per leadership.
 #[derive(Debug)]
 pub(crate) struct Ipam {
-    pool: NodeIpam,
+    pool: ClusterIpam,
     nodes: BTreeMap<String, Arc<NodeView>>,
     queue: Queue<String>,
     in_flight: BTreeSet<String>,
@@ -51,7 +49,7 @@ pub(crate) struct Ipam {
 impl Ipam {
     pub(crate) fn new(settings: &IpamSettings) -> Result<Self, DivisionError> {
         Ok(Self {
-            pool: NodeIpam::new(settings.pod_cidr, settings.node_mask, settings.reserved.clone())?,
+            pool: ClusterIpam::new(&settings.ranges, &settings.reserved)?,
             nodes: BTreeMap::new(),
             queue: Queue::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(60))),
             in_flight: BTreeSet::new(),
@@ -67,23 +65,26 @@ impl Ipam {
         if replaced {
             self.pool.release(&name);
         }
-        match first_ipv4(&node.pod_cidrs) {
-            Some(subnet) => self.adopt(&node, subnet),
-            None if node.pod_cidrs.is_empty() => self.queue.add(name.clone(), now),
-            None => {}
+        if node.pod_cidrs.is_empty() {
+            self.queue.add(name.clone(), now);
+        } else {
+            self.adopt(&node, &networks(&node.pod_cidrs));
         }
         self.nodes.insert(name, node);
     }
 
-    fn adopt(&mut self, node: &Arc<NodeView>, subnet: IpNet) {
-        match self.pool.adopt(&node.name, subnet) {
-            // Another mask wastes addresses and harms nobody: nodes from before a change of the mask keep theirs.
-            Adoption::Adopted | Adoption::Irregular(Irregularity::OtherMask { .. }) => {
-                self.told.remove(&node.name);
-            }
-            Adoption::Irregular(irregularity) => {
-                self.tell(node, "PodCIDRIrregular", irregularity.to_string());
-            }
+    fn adopt(&mut self, node: &Arc<NodeView>, subnets: &[IpNet]) {
+        let found = self.pool.adopt(&node.name, subnets);
+        // Another mask wastes addresses and harms nobody: nodes from before a change of the mask keep theirs.
+        let told: Vec<String> = found
+            .iter()
+            .filter(|irregularity| !matches!(irregularity, Irregularity::OtherMask { .. }))
+            .map(ToString::to_string)
+            .collect();
+        if told.is_empty() {
+            self.told.remove(&node.name);
+        } else {
+            self.tell(node, "PodCIDRIrregular", told.join("; "));
         }
     }
 
@@ -91,7 +92,7 @@ impl Ipam {
         self.nodes.remove(name);
         self.queue.remove(&name.to_owned());
         self.told.remove(name);
-        if self.pool.release(name).is_some() {
+        if !self.pool.release(name).is_empty() {
             // Room for those who go without.
             let without: Vec<String> = self
                 .nodes
@@ -118,9 +119,9 @@ impl Ipam {
                 continue;
             }
             match self.pool.assign(&name) {
-                Ok(pod_cidr) => {
+                Ok(pod_cidrs) => {
                     self.in_flight.insert(name);
-                    return Some(Grant { node, pod_cidr });
+                    return Some(Grant { node, pod_cidrs });
                 }
                 Err(exhausted) => self.tell(&node, "CIDRNotAvailable", exhausted.to_string()),
             }
@@ -151,9 +152,9 @@ impl Ipam {
             // Another allocator was faster. The watch may have shown what the node has before this answer came, and will not show it again.
             Ok(PodCidrOutcome::SetToOthers(cidrs)) => {
                 self.queue.succeeded(name);
-                match (first_ipv4(cidrs), self.nodes.get(name).cloned()) {
-                    (Some(subnet), Some(node)) => self.adopt(&node, subnet),
-                    _ => {
+                match self.nodes.get(name).cloned() {
+                    Some(node) => self.adopt(&node, &networks(cidrs)),
+                    None => {
                         self.pool.release(name);
                     }
                 }
@@ -185,10 +186,9 @@ impl Ipam {
     }
 }
 
-/// The pod CIDR of the family that node IPAM gives out.
-fn first_ipv4(cidrs: &[String]) -> Option<IpNet> {
-    let nets = cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok());
-    nets.map(|net| net.trunc()).find(|net| matches!(net, IpNet::V4(_)))
+/// Pod CIDRs as networks. A malformed one is the route controller's to report.
+fn networks(cidrs: &[String]) -> Vec<IpNet> {
+    cidrs.iter().filter_map(|text| text.trim().parse::<IpNet>().ok()).map(|net| net.trunc()).collect()
 }
 
 #[cfg(test)]
@@ -218,14 +218,16 @@ mod tests {
     }
 
     fn ipam(pod_cidr: &str) -> Ipam {
-        let settings =
-            IpamSettings { pod_cidr: pod_cidr.parse().unwrap(), node_mask: 24, reserved: Vec::new() };
-        Ipam::new(&settings).unwrap()
+        let ranges = vec![PodRange { pod_cidr: pod_cidr.parse().unwrap(), node_mask: 24 }];
+        Ipam::new(&IpamSettings { ranges, reserved: Vec::new() }).unwrap()
     }
 
     fn grants(ipam: &mut Ipam, now: Moment) -> Vec<String> {
         std::iter::from_fn(|| ipam.next(now))
-            .map(|grant| format!("{} {}", grant.node.name, grant.pod_cidr))
+            .map(|grant| {
+                let cidrs: Vec<String> = grant.pod_cidrs.iter().map(ToString::to_string).collect();
+                format!("{} {}", grant.node.name, cidrs.join(" "))
+            })
             .collect()
     }
 
@@ -322,6 +324,25 @@ mod tests {
         assert_eq!(told.iter().map(|report| report.reason).collect::<Vec<_>>(), ["CIDRNotAvailable"]);
         ipam.gone(SECOND, "a");
         assert_eq!(grants(&mut ipam, SECOND), ["b 172.20.0.0/24"]);
+    }
+
+    #[test]
+    fn a_dual_stack_node_gets_both_at_once_and_none_when_one_is_lacking() {
+        let range = |pod_cidr: &str, node_mask| PodRange { pod_cidr: pod_cidr.parse().unwrap(), node_mask };
+        let ranges = vec![range("172.20.0.0/16", 24), range("fd00:20::/63", 64)];
+        let mut ipam = Ipam::new(&IpamSettings { ranges, reserved: Vec::new() }).unwrap();
+        ipam.complete();
+        for (name, uid) in [("a", "1"), ("b", "2"), ("c", "3")] {
+            ipam.seen(SECOND, node(name, uid, ""));
+        }
+        assert_eq!(
+            grants(&mut ipam, SECOND),
+            ["a 172.20.0.0/24 fd00:20::/64", "b 172.20.1.0/24 fd00:20:0:1::/64"]
+        );
+        let told = ipam.reports();
+        assert!(told[0].node.name == "c" && told[0].message.contains("fd00:20::/63"), "{told:?}");
+        ipam.gone(SECOND, "a");
+        assert_eq!(grants(&mut ipam, SECOND), ["c 172.20.0.0/24 fd00:20::/64"]);
     }
 
     #[test]

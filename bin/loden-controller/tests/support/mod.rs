@@ -212,6 +212,45 @@ impl World {
         lines.into_iter().map(|(_, line)| line).collect()
     }
 
+    pub(crate) fn node(&self, name: &str) -> Option<Value> {
+        self.kube.get(Resource::Nodes, "", name)
+    }
+
+    /// Keys of a node's taints.
+    pub(crate) fn taints(&self, name: &str) -> Vec<String> {
+        let node = self.node(name).unwrap_or_default();
+        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        taints.iter().map(|taint| taint["key"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// A node's addresses, as `type address`.
+    pub(crate) fn addresses(&self, name: &str) -> Vec<String> {
+        let node = self.node(name).unwrap_or_default();
+        let addresses = node["status"]["addresses"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        addresses.iter().map(|one| format!("{} {}", text(&one["type"]), text(&one["address"]))).collect()
+    }
+
+    pub(crate) fn label(&self, name: &str, key: &str) -> Option<String> {
+        self.node(name)?["metadata"]["labels"][key].as_str().map(str::to_owned)
+    }
+
+    pub(crate) fn put_status(&self, name: &str, status: Value) {
+        let change = json!({"status": status});
+        self.kube.patch_status(Resource::Nodes, "", name, PatchType::Strategic, &change).unwrap();
+    }
+
+    pub(crate) fn put_metadata(&self, name: &str, metadata: Value) {
+        let change = json!({"metadata": metadata});
+        self.kube.patch(Resource::Nodes, "", name, PatchType::Strategic, &change).unwrap();
+    }
+
+    pub(crate) fn pod_cidrs(&self, name: &str) -> Vec<String> {
+        let node = self.node(name).unwrap_or_default();
+        let cidrs = node["spec"]["podCIDRs"].as_array().cloned().unwrap_or_default();
+        cidrs.iter().map(|cidr| cidr.as_str().unwrap().to_owned()).collect()
+    }
+
     pub(crate) fn pod_cidr(&self, name: &str) -> Option<String> {
         let node = self.kube.get(Resource::Nodes, "", name)?;
         node["spec"]["podCIDR"].as_str().map(str::to_owned)
