@@ -319,8 +319,8 @@ async fn a_node_that_pods_wait_for_goes_first() {
     until(&controller, "the waiting pod's node has the entry", || world.is_available("n3")).await;
     until(&controller, "the others wait", || {
         let full =
-            |name: &&str| world.condition(name).is_some_and(|(_, reason, _)| reason == "RouteQuotaExceeded");
-        ["n1", "n2"].iter().all(|name| full(name))
+            |name: &str| world.condition(name).is_some_and(|(_, reason, _)| reason == "RouteQuotaExceeded");
+        ["n1", "n2"].into_iter().all(full)
     })
     .await;
     assert_eq!(world.entries(), ["172.20.2.0/24 via i-n3"]);
