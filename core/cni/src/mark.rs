@@ -4,7 +4,7 @@
 //! tell a network's leftovers from everybody else's. A mark read too generously would take a running pod's link away; one read too
 //! strictly would leave the link for ever.
 
-use crate::masquerade::{comment, hash, instance_hash};
+use crate::masquerade::{comment, hash, instance_hash, network_hash};
 
 /// How the link alias of a container's port begins.
 const PORT_PREFIX: &str = "loden port ";
@@ -55,6 +55,36 @@ pub fn noted_on_port(alias: &str) -> Option<&str> {
     (is_hash(network) && is_hash(attachment)).then_some(note)
 }
 
+/// Whose the thing is that a note is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted<'a> {
+    /// The two hashes, as of [`Marks::instance`].
+    pub instance: &'a str,
+    /// Name of the network, which makes the first hash.
+    pub network: &'a str,
+    /// `CNI_IFNAME`
+    pub ifname: &'a str,
+    /// What the container's ID begins with: a long note is cut off.
+    pub container_start: &'a str,
+}
+
+impl<'a> Noted<'a> {
+    /// Reads a note. `None` when it is none, or too little is left of it.
+    pub fn read(note: &'a str) -> Option<Self> {
+        let (instance, rest) = note.split_once(", net: ")?;
+        let (network, rest) = rest.split_once(", if: ")?;
+        let (ifname, container_start) = rest.split_once(", id: ")?;
+        let of_network = instance.split_once('-')?.0;
+        (of_network == network_hash(network)).then_some(Self { instance, network, ifname, container_start })
+    }
+
+    /// Whether it is this container's.
+    pub fn is_of(&self, container_id: &str) -> bool {
+        container_id.starts_with(self.container_start)
+            && instance_hash(self.network, self.ifname, container_id) == self.instance
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +123,22 @@ mod tests {
         ] {
             assert_eq!(noted_on_port(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_note_tells_its_container_also_when_cut_off() {
+        let comment = ONE.chain_comment();
+        let noted = Noted::read(&comment).unwrap();
+        assert_eq!((noted.network, noted.ifname, noted.container_start), ("n", "eth0", "c1"));
+        assert!(noted.is_of("c1") && !noted.is_of("c") && !noted.is_of("c11"));
+        let id = "x".repeat(300);
+        let comment = Marks { container_id: &id, ..ONE }.chain_comment();
+        let noted = Noted::read(&comment).unwrap();
+        assert!(noted.is_of(&id) && !noted.is_of(noted.container_start));
+        assert_eq!(Noted::read(&comment.replace("net: n,", "net: m,")), None);
+        let comment = Marks { network: &"n".repeat(200), ..ONE }.chain_comment();
+        assert_eq!(Noted::read(&comment), None, "too little is left");
+        assert_eq!(Noted::read("no note"), None);
     }
 
     #[test]

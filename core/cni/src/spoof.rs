@@ -13,7 +13,8 @@ use crate::masquerade::Stale;
 pub const PREROUTING: &str = "PREROUTING";
 /// Before everything else that looks at frames, connection tracking included.
 const PRIORITY: i32 = -300;
-const CHAIN_PREFIX: &str = "cni-br-iface-";
+/// What containers' chains begin with.
+pub const CHAIN_PREFIX: &str = "cni-br-iface-";
 const MAC_SUFFIX: &str = "-mac";
 
 /// The table.

@@ -12,7 +12,7 @@ use crate::json::{Fields, Json, Mismatch};
 use crate::link::{format_mac, parse_mac};
 
 /// Where the files with former attributes are, unless `dataDir` says otherwise.
-const DATA_DIR: &str = "/run/cni/tuning";
+pub const DEFAULT_DATA_DIR: &str = "/run/cni/tuning";
 /// The only part of the kernel's parameters that belongs to a network namespace.
 const TREE: &str = "/proc/sys/net/";
 /// Stands for the container's link in a parameter's name.
@@ -104,7 +104,7 @@ impl TuningConfig {
 /// The key is of the wrong type.
 pub fn data_dir(config: &Config) -> Result<String, Error> {
     let given = config.fields()?.string("dataDir").map_err(load_error)?;
-    Ok(given.filter(|directory| !directory.is_empty()).unwrap_or(DATA_DIR).to_owned())
+    Ok(given.filter(|directory| !directory.is_empty()).unwrap_or(DEFAULT_DATA_DIR).to_owned())
 }
 
 fn read_sysctls(source: &Fields<'_>, sysctls: &mut Vec<(String, String)>) -> Result<(), Error> {
@@ -284,7 +284,7 @@ mod tests {
             }
         );
         let empty = parse(r#""mac":"","mtu":0,"promisc":false,"dataDir":"""#).unwrap();
-        assert_eq!((empty.data_dir.as_str(), empty.attributes.is_empty()), (DATA_DIR, true));
+        assert_eq!((empty.data_dir.as_str(), empty.attributes.is_empty()), (DEFAULT_DATA_DIR, true));
         let only = parse(r#""args":{"cni":{"sysctl":{"net.c":"3"}}}"#).unwrap();
         assert_eq!(only.sysctls, [pair("net.c", "3")], "the Go plugin panics here");
     }

@@ -17,7 +17,7 @@ use crate::Plugin;
 use crate::call::Call;
 use crate::netns;
 
-const IFB: &str = "ifb";
+pub(crate) const IFB: &str = "ifb";
 
 /// Every version whose results have interfaces.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -182,7 +182,7 @@ fn del(call: &Call) -> Result<(), Error> {
     }
 }
 
-fn delete(host: &mut RouteSocket, link: &Link) -> Result<(), Error> {
+pub(crate) fn delete(host: &mut RouteSocket, link: &Link) -> Result<(), Error> {
     match host.apply(&Change::DeleteLink { index: link.index, name: link.name.clone() }) {
         Err(error) if !error.is_not_found() => Err(kernel(error)),
         _ => Ok(()),

@@ -218,7 +218,7 @@ fn stale(
 }
 
 /// Names of the files that can be containers' kept configurations, in order.
-fn kept_containers(data_dir: &str) -> Result<Vec<String>, Error> {
+pub(crate) fn kept_containers(data_dir: &str) -> Result<Vec<String>, Error> {
     let failed = |error: io::Error| {
         Error::internal(format!("could not list the delegates' configurations in {data_dir}: {error}"))
     };
@@ -327,14 +327,14 @@ fn lock(directory: &Path) -> io::Result<File> {
 
 /// The kept configuration of one container.
 #[derive(Debug)]
-struct Kept {
-    path: PathBuf,
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
     /// Container IDs start with a letter or digit, so this name is nobody's file. It is short whatever the ID is.
     temporary: PathBuf,
 }
 
 impl Kept {
-    fn new(data_dir: &str, container_id: &str) -> Self {
+    pub(crate) fn new(data_dir: &str, container_id: &str) -> Self {
         let directory = Path::new(data_dir);
         let temporary = format!(".{}{UNFINISHED}", index_name(container_id.as_bytes()));
         Self { path: directory.join(container_id), temporary: directory.join(temporary) }
@@ -347,7 +347,7 @@ impl Kept {
         ))
     }
 
-    fn read(&self) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn read(&self) -> Result<Option<Vec<u8>>, Error> {
         match fs::read(&self.path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -385,7 +385,7 @@ impl Kept {
     }
 
     /// Removes the file, and what a killed ADD may have left of it.
-    fn remove(&self) -> Result<(), Error> {
+    pub(crate) fn remove(&self) -> Result<(), Error> {
         for path in [&self.temporary, &self.path] {
             match fs::remove_file(path) {
                 Err(error)

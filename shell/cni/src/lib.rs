@@ -14,6 +14,7 @@ mod delegate;
 mod firewall;
 mod flannel;
 pub mod host_local;
+pub mod leftovers;
 mod loopback;
 mod masquerade;
 mod netns;

@@ -5,7 +5,7 @@
 //! single rules and a lost race is run again. Rules are made by one backend and taken away from both: the configuration may have changed
 //! since, and a Go plugin may have chosen otherwise.
 
-mod iptables;
+pub(crate) mod iptables;
 
 use ipnet::IpNet;
 use loden_cni_protocol::ValidAttachments;
@@ -71,6 +71,18 @@ pub(crate) fn gc(network: &str, valid: &ValidAttachments) -> Result<(), Error> {
     let own = remove_where("collect", |comment| stale.has(comment));
     let others = iptables::gc(network, valid).map_err(|error| failed("collect", &error));
     own.and(others)
+}
+
+/// The rules of single containers in nf_tables, if there are any.
+pub(crate) fn rules() -> Result<Vec<Rule>, Error> {
+    let Some(mut socket) = nf_tables("list")? else { return Ok(Vec::new()) };
+    let listed = socket.rules_where(&table().key(), CHECKS, |comment| comment.is_some());
+    Ok(listed.map_err(|error| failed("list", &error))?.into_iter().map(|listed| listed.rule).collect())
+}
+
+/// Takes away the rules with this very comment.
+pub(crate) fn remove_commented(wanted: &str) -> Result<(), Error> {
+    remove_where("collect", |comment| comment == wanted)
 }
 
 fn remove_where(verb: &str, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use loden_cni_protocol::error::Error;
 use loden_cni_protocol::link::MacAddress;
 use loden_cni_protocol::mark::Marks;
 use loden_cni_protocol::masquerade::Stale;
-use loden_cni_protocol::spoof::{PREROUTING, SpoofCheck, table};
+use loden_cni_protocol::spoof::{CHAIN_PREFIX, PREROUTING, SpoofCheck, table};
 use loden_firewall::{Change, Listed};
 use loden_netlink::nft::NftSocket;
 
@@ -45,6 +45,17 @@ pub(crate) fn remove(marks: &Marks<'_>) -> Result<(), Error> {
         let listed = if is_there { socket.table(&table())? } else { None };
         Ok(listed.map(|listed| check.removals(&listed)).unwrap_or_default())
     })
+}
+
+/// What the containers' chains are called, without what all begin with, and what their comments say, of those that have one.
+pub(crate) fn comments() -> Result<Vec<(String, String)>, Error> {
+    let Some(mut socket) = nf_tables()? else { return Ok(Vec::new()) };
+    let listed = socket.table(&table()).map_err(|error| failed("look for", error))?;
+    let chains = listed.map(|listed| listed.table.chains).unwrap_or_default();
+    let ours = chains
+        .into_iter()
+        .filter_map(|(name, chain)| Some((name.strip_prefix(CHAIN_PREFIX)?.to_owned(), chain.comment?)));
+    Ok(ours.collect())
 }
 
 /// GC: takes away the filters of this network's attachments that need not stay.

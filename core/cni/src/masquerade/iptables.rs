@@ -3,6 +3,9 @@
 //! The chain's name and the comments are those of the Go plugins, whose DEL finds them by these. The interface's name is in neither: two
 //! attachments of one container to one network share the chain.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use loden_firewall::iptables::{Change, Observed, Place, Rule};
 
@@ -90,6 +93,20 @@ pub fn stale(observed: &Observed, network: &str, valid: &ValidAttachments) -> Ve
     containers.into_iter().flat_map(|container| removal(observed, network, container)).collect()
 }
 
+/// The containers whose chains something leads to, with the addresses that do. Only those whose chain's name proves what a comment says.
+pub fn owners(observed: &Observed) -> BTreeMap<(String, String), BTreeSet<IpAddr>> {
+    let mut owners: BTreeMap<(String, String), BTreeSet<IpAddr>> = BTreeMap::new();
+    for found in observed.chains().flat_map(|(_, rules)| rules) {
+        let Some((network, container)) = found.rule.comment().and_then(owner_in) else { continue };
+        if found.rule.target() != Some(chain(network, container).as_str()) {
+            continue;
+        }
+        let addresses = owners.entry((network.to_owned(), container.to_owned())).or_default();
+        addresses.extend(found.rule.source().map(|net| net.addr()));
+    }
+    owners
+}
+
 #[cfg(test)]
 mod tests {
     use loden_firewall::iptables::{Table, parse_save};
@@ -170,6 +187,10 @@ mod tests {
         assert_eq!(changes, removal(&observed, "net", "c1"));
         assert_eq!(changes.len(), 3);
         assert!(stale(&observed, "ne", &valid).is_empty());
+        let owners = owners(&observed);
+        assert_eq!(owners.len(), 4);
+        let address: IpAddr = "10.1.0.5".parse().unwrap();
+        assert!(owners[&("other".to_owned(), "c3".to_owned())].iter().eq([&address]));
     }
 
     #[test]

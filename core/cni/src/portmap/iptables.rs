@@ -4,11 +4,11 @@
 //! one rule per protocol and 15 ports in a shared chain that leads there. Rules are spelled as `iptables-save` prints them, so that CHECK
 //! finds them again.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use loden_firewall::iptables::{Change, Observed, Place, Rule};
+use loden_firewall::iptables::{Change, Found, Observed, Place, Rule};
 
 use super::config::{LOCALHOST, PortmapConfig};
 use crate::attachments::ValidAttachments;
@@ -23,6 +23,9 @@ pub const MASQ: &str = "CNI-HOSTPORT-MASQ";
 pub const DNAT: &str = "CNI-HOSTPORT-DNAT";
 /// What Go releases before 0.7 had besides.
 pub const OLD_SNAT: &str = "CNI-HOSTPORT-SNAT";
+
+/// What containers' chains begin with.
+pub const OWN_PREFIX: &str = "CNI-DN-";
 
 /// The most ports that one `multiport` match takes.
 const PORTS_AT_ONCE: usize = 15;
@@ -304,6 +307,30 @@ pub fn check(
     Ok(())
 }
 
+/// The containers whose chains [`DNAT`] leads to, with the addresses that these lead on to. Only those whose chain's name proves what a
+/// comment says.
+pub fn owners(observed: &Observed) -> BTreeMap<(String, String), BTreeSet<IpAddr>> {
+    let mut owners: BTreeMap<(String, String), BTreeSet<IpAddr>> = BTreeMap::new();
+    let chains: BTreeMap<&str, &[Found]> = observed.chains().collect();
+    let content = |chain: &str| chains.get(chain).copied().unwrap_or_default();
+    for found in content(DNAT) {
+        let named = found.rule.comment().and_then(|comment| {
+            let named = comment.strip_prefix("dnat name: \"")?.strip_suffix('"')?;
+            named.split_once("\" id: \"")
+        });
+        let Some((network, container)) = named else { continue };
+        let chain = dnat_chain(network, container);
+        if found.rule.target() != Some(chain.as_str()) {
+            continue;
+        }
+        let addresses = owners.entry((network.to_owned(), container.to_owned())).or_default();
+        let targets = content(&chain).iter().filter_map(|found| found.rule.value_of(&["--to-destination"]));
+        addresses
+            .extend(targets.filter_map(|target| target.parse::<SocketAddr>().ok()).map(|target| target.ip()));
+    }
+    owners
+}
+
 /// What a GC of one network may take from [`DNAT`].
 ///
 /// A rule's comment names the network; the container's ID may be cut off there, so which container it is says the name of the chain it leads
@@ -339,14 +366,14 @@ impl Stale {
 
     fn is(&self, comment: &str, chain: &str) -> bool {
         comment.starts_with(&self.start)
-            && chain.starts_with("CNI-DN-")
+            && chain.starts_with(OWN_PREFIX)
             && self.valid.binary_search_by(|valid| valid.as_str().cmp(chain)).is_err()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use loden_firewall::iptables::{Found, Table};
+    use loden_firewall::iptables::Table;
 
     use super::*;
     use crate::attachments::Attachment;

@@ -164,7 +164,7 @@ impl OwnMark {
 }
 
 /// The container's address that a rule is about.
-fn target_of(rule: &Rule) -> Option<IpAddr> {
+pub fn target_of(rule: &Rule) -> Option<IpAddr> {
     match &rule.action {
         Action::DestinationNat { addr, .. } => Some(*addr),
         _ => rule.matches.iter().find_map(|m| match m {

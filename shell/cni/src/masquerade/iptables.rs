@@ -1,8 +1,13 @@
 //! The iptables backend: a container's chain in `nat` and the jumps to it.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use loden_cni_protocol::ValidAttachments;
-use loden_cni_protocol::masquerade::iptables::{POSTROUTING, chain, desired, is_chain, removal, stale};
+use loden_cni_protocol::masquerade::iptables::{
+    POSTROUTING, chain, desired, is_chain, owners as owners_in, removal, stale,
+};
 use loden_firewall::iptables::Table;
 use loden_iptables::{Error, Family, Iptables, Result, Variant};
 
@@ -27,7 +32,7 @@ pub(super) fn add(network: &str, container_id: &str, addresses: &[IpNet]) -> Res
 }
 
 /// Takes the chain away, wherever it may be.
-pub(super) fn remove(network: &str, container_id: &str) -> Result<()> {
+pub(crate) fn remove(network: &str, container_id: &str) -> Result<()> {
     let chain = chain(network, container_id);
     each_place(|place| {
         // nf_tables keeps a chain that is led to, so without the chain there is nothing; the base chain may be long.
@@ -38,6 +43,23 @@ pub(super) fn remove(network: &str, container_id: &str) -> Result<()> {
             .edit(Table::Nat, &[&chain, POSTROUTING], |observed| removal(observed, network, container_id))
             .map(|_| ())
     })
+}
+
+/// The containers that have a chain, by network and ID, with their addresses.
+pub(crate) fn owners() -> Result<BTreeMap<(String, String), BTreeSet<IpAddr>>> {
+    let is_wanted = |name: &str| name == POSTROUTING;
+    let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    each_place(|place| {
+        place
+            .edit_matching(Table::Nat, is_wanted, |observed| {
+                for (owner, addresses) in owners_in(observed) {
+                    all.entry(owner).or_default().extend(addresses);
+                }
+                Vec::new()
+            })
+            .map(|_| ())
+    })?;
+    Ok(all)
 }
 
 /// Takes away the chains of containers that have no valid attachment.

@@ -137,7 +137,7 @@ pub(crate) fn collect(stale: &Stale) -> Result<(), Error> {
     })
 }
 
-fn port_note(link: &Link) -> Option<&str> {
+pub(crate) fn port_note(link: &Link) -> Option<&str> {
     (link.kind == LinkKind::Veth).then(|| link.alias.as_deref().and_then(noted_on_port)).flatten()
 }
 

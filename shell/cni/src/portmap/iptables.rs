@@ -1,11 +1,15 @@
 //! The iptables backend, in the `nat` tables that the Go plugin, kube-proxy and operators share.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use loden_cni_protocol::ValidAttachments;
 use loden_cni_protocol::error::Error;
 use loden_cni_protocol::portmap::PortmapConfig;
 use loden_cni_protocol::portmap::iptables::{
-    DNAT, OLD_SNAT, Stale, addition, dnat_chain, entries_can_stay_unread, looked_at, old_snat_chain,
+    DNAT, OLD_SNAT, OWN_PREFIX, Stale, addition, dnat_chain, entries_can_stay_unread, looked_at,
+    old_snat_chain, owners as owners_in,
 };
 use loden_firewall::iptables::{Change, Table};
 use loden_iptables::{Family, Iptables, Variant};
@@ -71,7 +75,7 @@ fn add_one(config: &PortmapConfig, address: IpNet, container_id: &str) -> Result
 }
 
 /// Removes a container's rules wherever they can be.
-pub(super) fn remove(network: &str, container_id: &str) -> Result<(), Error> {
+pub(crate) fn remove(network: &str, container_id: &str) -> Result<(), Error> {
     let (own, old) = (dnat_chain(network, container_id), old_snat_chain(network, container_id));
     each_place(|iptables| {
         let is_there = iptables.variant() == Variant::Legacy || {
@@ -107,6 +111,23 @@ pub(super) fn collect_garbage(network: &str, valid: &ValidAttachments) -> Result
             })
             .map(|_| ())
     })
+}
+
+/// The containers that have a chain, by network and ID, with their addresses.
+pub(crate) fn owners() -> Result<BTreeMap<(String, String), BTreeSet<IpAddr>>, Error> {
+    let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    each_place(|iptables| {
+        let is_wanted = |name: &str| name == DNAT || name.starts_with(OWN_PREFIX);
+        iptables
+            .edit_matching(Table::Nat, is_wanted, |observed| {
+                for (owner, addresses) in owners_in(observed) {
+                    all.entry(owner).or_default().extend(addresses);
+                }
+                Vec::new()
+            })
+            .map(|_| ())
+    })?;
+    Ok(all)
 }
 
 /// Rules first, then chains: a chain goes after the last way to it.

@@ -4,8 +4,8 @@
 //! before it, which it passes on. The chains that lead to containers' rules are made on demand and stay. ADD writes to one backend; DEL and
 //! GC look into both, since an upgrade or another configuration may have changed the choice in between.
 
-mod iptables;
-mod nft;
+pub(crate) mod iptables;
+pub(crate) mod nft;
 mod udp;
 
 use loden_cni_protocol::error::{Error, code};
@@ -96,6 +96,13 @@ fn del(call: &Call) -> Result<(), Error> {
     let chains = iptables::remove(&call.config.name, &environment.container_id);
     udp::forget_container(&config.mappings, &config.container);
     together(removed.map(|_| ()).err().into_iter().chain(chains.err()).collect())
+}
+
+/// Takes away the nftables rules with this very comment and note.
+pub(crate) fn remove_noted(container_id: &str, note: &str) -> Result<(), Error> {
+    let removed = nft::remove(|comment| comment == container_id, |rule| rule.note.as_deref() == Some(note))?;
+    udp::forget_removed(&removed);
+    Ok(())
 }
 
 /// Several failures as one error.

@@ -141,6 +141,20 @@ pub(super) fn remove(
     }
 }
 
+/// The rules of single containers.
+pub(crate) fn of_containers() -> Result<Vec<Rule>, Error> {
+    let list = || -> loden_netlink::Result<Vec<Rule>> {
+        let Some(mut socket) = NftSocket::open_if_supported()? else { return Ok(Vec::new()) };
+        let mut rules = Vec::new();
+        for (table, chain) in containers_chains(&mut socket)? {
+            let listed = socket.rules_where(&table, chain, |comment| comment.is_some())?;
+            rules.extend(listed.into_iter().map(|listed| listed.rule));
+        }
+        Ok(rules)
+    };
+    list().map_err(|error| failed("could not list nftables rules of port mappings", error))
+}
+
 /// The chains with containers' rules that there are.
 fn containers_chains(socket: &mut NftSocket) -> loden_netlink::Result<Vec<(TableName, &'static str)>> {
     let all: Vec<(TableName, &str)> = [true, false]

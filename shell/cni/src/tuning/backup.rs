@@ -89,7 +89,7 @@ fn failed(verb: &str, path: &Path, error: &io::Error) -> Error {
     ))
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if !is_absent(&error) => Err(failed("remove", path, &error)),
         _ => Ok(()),
@@ -127,7 +127,7 @@ pub(super) fn remove_stale(data_dir: &str, network: &str, valid: &ValidAttachmen
     if failures.is_empty() { Ok(()) } else { Err(Error::internal(failures.join("; "))) }
 }
 
-fn network_of(path: &Path) -> Option<String> {
+pub(crate) fn network_of(path: &Path) -> Option<String> {
     let mut value = [0; 512];
     let length = rustix::fs::lgetxattr(path, NETWORK, &mut value[..]).ok()?;
     String::from_utf8(value.get(..length)?.to_vec()).ok()

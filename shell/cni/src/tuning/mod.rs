@@ -6,6 +6,8 @@
 
 mod backup;
 
+pub(crate) use backup::{network_of, remove as remove_backup};
+
 use std::io::{self, Write};
 
 use loden_cni_protocol::error::Error;
