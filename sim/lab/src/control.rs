@@ -108,6 +108,14 @@ pub enum Request {
         /// The table.
         table: String,
     },
+    /// Change the tables that a controller's cloud-config file names; it serves those from then on, without a restart.
+    TableServe {
+        /// Besides the system table; none: only that, `discover`: those in use.
+        tables: Vec<String>,
+        /// Place of the controller's cluster, from 0.
+        #[serde(default)]
+        cluster: usize,
+    },
     /// Renew what the controllers sign with, and revoke what they signed with before.
     CredentialsRotate,
     /// How often each action of the cloud's API was called.

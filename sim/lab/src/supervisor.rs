@@ -119,6 +119,7 @@ impl Supervisor {
             }
             Request::TableAdd { id, copy_of } => encode(&cluster.add_table(id, copy_of.as_deref())?),
             Request::TableUse { vswitch, table } => encode(&cluster.use_table(&vswitch, &table)?),
+            Request::TableServe { tables, cluster: at } => encode(&cluster.serve_tables(at, tables)?),
             Request::CredentialsRotate => encode(&cluster.rotate_credentials()?),
             Request::Calls => encode(&cluster.cloud.calls()),
             Request::DryRun { cluster: at } => encode(&cluster.dry_run(at)?),

@@ -229,7 +229,9 @@ pub fn flanneld_recipe(cluster: &Cluster, node: &str, files: &NodeFiles, namespa
     }
 }
 
-/// Name of the file that a controller reads its access key from.
+/// The controller's option for the tables to serve; it wins over the cloud-config file.
+pub const TABLES_FLAG: &str = "--route-table-ids";
+/// Name of the file that a controller reads its access key and its tables from.
 pub const CLOUD_CONFIG: &str = "cloud-config.json";
 
 /// Where the files of a cluster's controller are.
@@ -256,17 +258,14 @@ pub fn controller_recipe(
     let kubeconfig = directory.join("kubeconfig");
     kube.write_kubeconfig(&kubeconfig, kube.address)?;
     let mask = cluster.inputs.node_mask();
-    let key = cluster
-        .inputs
-        .access_key
-        .then(|| format!("--cloud-config={}", directory.join(CLOUD_CONFIG).display()));
     let tables =
-        (!route_table_ids.is_empty()).then(|| format!("--route-table-ids={}", route_table_ids.join(",")));
+        (!route_table_ids.is_empty()).then(|| format!("{TABLES_FLAG}={}", route_table_ids.join(",")));
     Ok(Recipe {
         program: cluster.programs.controller.clone(),
         arguments: [
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--cluster-name={}", kube.name),
+            format!("--cloud-config={}", directory.join(CLOUD_CONFIG).display()),
             format!("--cluster-cidr={}", kube.pod_cidr),
             format!("--node-cidr-mask-size={mask}"),
             format!("--service-cluster-ip-range={}", cluster.inputs.service_cidr),
@@ -283,7 +282,6 @@ pub fn controller_recipe(
         ]
         .into_iter()
         .chain(tables)
-        .chain(key)
         .collect(),
         environment: BTreeMap::from([
             ("VPC_ENDPOINT".to_owned(), API_ADDRESS.to_string()),

@@ -311,6 +311,15 @@ pub(super) enum TableCommand {
         #[arg(long, value_name = "ID")]
         copy_of: Option<String>,
     },
+    /// Let the controller serve these tables besides the system table, by its cloud-config file and without a restart
+    Serve {
+        /// IDs, or `discover`; none: the system table only
+        #[arg(value_name = "ID")]
+        tables: Vec<String>,
+        /// Whose controller, in a lab with two clusters
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        cluster: u8,
+    },
     /// Let a vSwitch route by a table, as the creation of a NAT firewall does
     Use {
         /// The vSwitch, by its ID or its range

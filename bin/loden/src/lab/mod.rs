@@ -124,6 +124,9 @@ fn request(command: Command) -> anyhow::Result<Request> {
         }
         Command::Table(TableCommand::Add { id, copy_of }) => Request::TableAdd { id, copy_of },
         Command::Table(TableCommand::Use { vswitch, table }) => Request::TableUse { vswitch, table },
+        Command::Table(TableCommand::Serve { tables, cluster }) => {
+            Request::TableServe { tables, cluster: usize::from(cluster) - 1 }
+        }
         Command::Credentials(CredentialsCommand::Rotate) => Request::CredentialsRotate,
         Command::DryRun { cluster } => Request::DryRun { cluster: usize::from(cluster) - 1 },
         Command::Stop(process) => Request::Stop { process: process.into() },

@@ -147,6 +147,28 @@ impl Cluster {
         Ok(Applied::new(format!("vSwitch {id} ({range}) routes by {table} now"), None))
     }
 
+    /// Lets a cluster's controller serve these tables besides the system table, by a change of its cloud-config file.
+    ///
+    /// # Errors
+    /// The tables were given on its command line, which wins; or the file cannot be written.
+    pub fn serve_tables(&self, at: usize, tables: Vec<String>) -> Result<Applied> {
+        let kube = self.kube(at)?;
+        let fixed = self.members().controllers.get(&at).is_some_and(|controller| {
+            controller.recipe().arguments.iter().any(|argument| argument.starts_with(topology::TABLES_FLAG))
+        });
+        if fixed {
+            return Err(Error::Refused(format!(
+                "the controller of {} was started with {}, which wins over its cloud-config file; `loden lab restart controller --route-table-ids` without IDs takes that away",
+                kube.name,
+                topology::TABLES_FLAG
+            )));
+        }
+        let text =
+            format!("the cloud-config file of {} names these tables now: [{}]", kube.name, tables.join(", "));
+        self.configure(at, kube, |config| config.tables = tables)?;
+        Ok(Applied::new(text, None))
+    }
+
     /// Renews what the controllers sign with, and revokes what they signed with before.
     ///
     /// # Errors
@@ -158,24 +180,37 @@ impl Cluster {
             return Ok(Applied::new(text.to_owned(), None));
         }
         for (at, kube) in self.kubes.iter().enumerate() {
-            self.renew_access_key(at, kube)?;
+            let fresh = self.new_access_key(kube)?;
+            let mut before = None;
+            self.configure(at, kube, |config| before = config.key.replace(fresh))?;
+            if let Some(AccessKeySpec { id, .. }) = before {
+                self.cloud.remove_access_key(&id).during(|| format!("revoke access key {id}"))?;
+            }
         }
         let text = "the controllers' cloud-config files hold new access keys; the ones before are revoked";
         Ok(Applied::new(text.to_owned(), None))
     }
 
-    /// Draws an access key for a cluster's controller, writes it into its cloud-config file, and revokes the one before.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(super) fn renew_access_key(&self, at: usize, kube: &Kubernetes) -> Result<()> {
+    /// Draws an access key that the cloud takes from now on.
+    pub(super) fn new_access_key(&self, kube: &Kubernetes) -> Result<AccessKeySpec> {
         let key = AccessKeySpec::new(format!("LTAI{:.20}", random_hex()?), format!("{:.30}", random_hex()?));
-        let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let config =
-            json!({ "Global": { "accessKeyID": encoded(&key.id), "accessKeySecret": encoded(&key.secret) } });
+        self.cloud.add_access_key(key.clone()).during(|| format!("give {} an access key", kube.name))?;
+        Ok(key)
+    }
+
+    /// Changes what a controller's cloud-config file says. Readers see the file before or after, and never a part of it.
+    pub(super) fn configure(
+        &self,
+        at: usize,
+        kube: &Kubernetes,
+        change: impl FnOnce(&mut CloudConfig),
+    ) -> Result<()> {
         let path = topology::controller_directory(self, kube)?.join(topology::CLOUD_CONFIG);
         let fresh = path.with_extension("new");
-        self.cloud.add_access_key(key.clone()).during(|| format!("give {} an access key", kube.name))?;
+        // Held until the file is there: of two changes the later one is in it.
+        let mut members = self.members();
+        let config = members.configs.entry(at).or_default();
+        change(config);
         let mut options = std::fs::OpenOptions::new();
         options
             .write(true)
@@ -183,13 +218,33 @@ impl Cluster {
             .truncate(true)
             .mode(0o600)
             .open(&fresh)
-            .and_then(|mut file| file.write_all(config.to_string().as_bytes()))
+            .and_then(|mut file| file.write_all(config.text().as_bytes()))
             .and_then(|()| std::fs::rename(&fresh, &path))
-            .map_err(|e| Error::io("write", &path, e))?;
-        let before = self.members().access_keys.insert(at, key.id);
-        if let Some(before) = before {
-            self.cloud.remove_access_key(&before).during(|| format!("revoke access key {before}"))?;
+            .map_err(|e| Error::io("write", &path, e))
+    }
+}
+
+/// What a controller's cloud-config file says.
+#[derive(Clone, Default, Debug)]
+pub(super) struct CloudConfig {
+    /// Without one, the instance's RAM role signs.
+    pub(super) key: Option<AccessKeySpec>,
+    /// Tables to serve besides the system table.
+    pub(super) tables: Vec<String>,
+}
+
+impl CloudConfig {
+    /// The file, as the vendor's controller reads it.
+    fn text(&self) -> String {
+        let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let mut global = serde_json::Map::new();
+        if let Some(key) = &self.key {
+            global.insert("accessKeyID".to_owned(), encoded(&key.id).into());
+            global.insert("accessKeySecret".to_owned(), encoded(&key.secret).into());
         }
-        Ok(())
+        if !self.tables.is_empty() {
+            global.insert("routeTableIDs".to_owned(), self.tables.join(",").into());
+        }
+        json!({ "Global": global }).to_string()
     }
 }

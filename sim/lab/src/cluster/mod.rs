@@ -59,8 +59,8 @@ struct Members {
     pods: BTreeMap<String, PodMember>,
     /// By place of their cluster.
     controllers: BTreeMap<usize, Supervised>,
-    /// ID of the access key that a controller signs with, by place of its cluster.
-    access_keys: BTreeMap<usize, String>,
+    /// What the controllers' cloud-config files say, by place of their cluster.
+    configs: BTreeMap<usize, console::CloudConfig>,
     services: Vec<ClusterService>,
 }
 
@@ -220,10 +220,10 @@ impl Cluster {
     pub fn start_controllers(&self) -> Result<()> {
         for (at, kube) in self.kubes.iter().enumerate() {
             let namespace = self.add_instance(&control_instance(at))?;
-            if self.inputs.access_key {
-                self.renew_access_key(at, kube)?;
-            }
-            let recipe = topology::controller_recipe(self, kube, namespace, &self.inputs.route_table_ids)?;
+            let key = self.inputs.access_key.then(|| self.new_access_key(kube)).transpose()?;
+            let tables = self.inputs.route_table_ids.clone();
+            self.configure(at, kube, |config| *config = console::CloudConfig { key, tables })?;
+            let recipe = topology::controller_recipe(self, kube, namespace, &[])?;
             let controller = Supervised::start(&self.lab, recipe)?;
             self.members().controllers.insert(at, controller);
         }
