@@ -281,7 +281,11 @@ impl Vpc {
                 for gone in entries {
                     let until = now + self.delay;
                     let held = self.entries.get_mut(&gone.table).unwrap();
-                    match held.iter_mut().find(|held| held.entry.id == gone.id) {
+                    let named = |held: &&mut Held| {
+                        held.entry.destination == gone.destination
+                            && held.entry.next_hops.first() == Some(&gone.next_hop)
+                    };
+                    match held.iter_mut().find(named) {
                         Some(held) => {
                             held.entry.status = EntryStatus::Deleting;
                             held.until = until;

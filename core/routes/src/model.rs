@@ -313,7 +313,8 @@ pub struct NewEntry {
     pub description: String,
 }
 
-/// An entry to delete, named so that nothing else can be hit: by its ID where there is one, else by table, destination and next hop.
+/// An entry to change or to delete. It is deleted by destination and next hop, so that one that points to a live node by now, under the same
+/// ID, cannot be hit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryRef {
     /// The table it is in.

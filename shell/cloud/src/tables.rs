@@ -356,7 +356,7 @@ impl WriteRouteTables for Client {
                 .iter()
                 .map(|entry| {
                     let table = Some(entry.table.0.clone());
-                    if entry.id.is_empty() {
+                    if !entry.next_hop.id.is_empty() {
                         vpc::OldRouteEntry {
                             route_table_id: table,
                             dst_cidr_block: Some(entry.destination.to_string()),

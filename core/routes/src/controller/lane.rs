@@ -58,6 +58,8 @@ pub(super) fn pause(failure: &Failure, failures: u32, jitter: u64) -> Duration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expect {
     Present,
+    /// Present, where another next hop was: a read that lags still shows that one.
+    Repointed,
     Absent,
     /// Somebody's change is under way: wait for how it ends.
     Stable,

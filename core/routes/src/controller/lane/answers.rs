@@ -171,6 +171,11 @@ impl Controller {
                     }
                     good || (!moving && (!entries.is_empty() || age > LOST))
                 }
+                Expect::Repointed => {
+                    let good =
+                        open.instance.as_ref().is_some_and(|instance| view.carries(*destination, instance));
+                    good || (!moving && age > LOST)
+                }
                 Expect::Absent => {
                     !entries.iter().any(|entry| entry.id == open.entry_id) || (!moving && age > LOST)
                 }
@@ -225,9 +230,8 @@ impl Controller {
             self.lane.blocked.remove(&place);
             self.lane.alone.remove(&place);
             let (expect, instance) = match &step {
-                Step::Create { entry, .. } | Step::Repoint { to: entry, .. } => {
-                    (Expect::Present, Some(entry.instance.clone()))
-                }
+                Step::Create { entry, .. } => (Expect::Present, Some(entry.instance.clone())),
+                Step::Repoint { to, .. } => (Expect::Repointed, Some(to.instance.clone())),
                 Step::RemoveConflict { .. } | Step::Collect { .. } => (Expect::Absent, None),
             };
             if matches!(step, Step::Create { .. }) && refused.is_empty() {

@@ -8,7 +8,7 @@ use loden_reconcile::Moment;
 
 use super::super::super::{Call, Settings};
 use crate::fake::Vpc;
-use crate::model::{EntryStatus, InstanceId, Node, Readiness, VpcRouteTableId};
+use crate::model::{EntryStatus, InstanceId, Node, Readiness, RouteEntry, VpcRouteTableId};
 use crate::tables::Served;
 
 /// How old the knowledge may be on which the controller acts: a read that lags, the way there and back, and a state that changes meanwhile.
@@ -118,7 +118,10 @@ impl Judge {
             Call::Repoint(_, to) => self.creates(now, &(to.destination, to.instance.clone())),
             Call::Delete(entries) => {
                 for gone in entries {
-                    let held = vpc.entries_of(&gone.table).find(|held| held.id == gone.id).cloned();
+                    let named = |held: &&RouteEntry| {
+                        held.destination == gone.destination && held.next_hops.first() == Some(&gone.next_hop)
+                    };
+                    let held = vpc.entries_of(&gone.table).find(named).cloned();
                     let Some(held) = held else { continue };
                     let Some(instance) = held.instance() else {
                         self.blame(format!("{now:?}: {} via {} is deleted", held.destination, held.via()));

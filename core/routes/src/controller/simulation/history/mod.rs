@@ -180,6 +180,8 @@ impl History {
     }
 
     fn execute(&mut self, epoch: u32, id: CallId, call: &Call) {
+        // What has ended by now is seen to have ended before the call can see it.
+        self.look();
         let faults = self.faults;
         let outcome = if self.denied_until > self.now {
             Err(Failure::api(403, "Forbidden.RAM", "not authorized", "R", None))
