@@ -14,6 +14,9 @@ use crate::tables::Served;
 /// How old the knowledge may be on which the controller acts: a read that lags, the way there and back, and a state that changes meanwhile.
 const KNOWLEDGE: Duration = Duration::from_secs(15);
 
+/// How long a write of a condition is on its way, and a node that changes on its way to the controller.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
 type Pair = (IpNet, InstanceId);
 
 /// Watches a history.
@@ -152,7 +155,9 @@ impl Judge {
 
     /// A node is called available.
     pub(super) fn claimed(&mut self, now: Moment, node: &Node, tables: &[VpcRouteTableId]) {
-        for pair in pairs(node) {
+        // Of a node that changed while the claim was on its way nobody could know.
+        let known = |pair: &Pair| self.wanted_since.get(pair).is_some_and(|since| *since + ON_ITS_WAY < now);
+        for pair in pairs(node).into_iter().filter(known).collect::<Vec<_>>() {
             for table in tables {
                 let place = (table.clone(), pair.clone());
                 let until = self.carried_until.get(&place);
