@@ -1,6 +1,6 @@
 //! What people who run the controller see and change while it runs: metrics, and the cloud-config file.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must say where")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must say where")]
 
 mod support;
 

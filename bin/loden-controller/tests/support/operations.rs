@@ -30,7 +30,8 @@ pub(crate) fn rust_sources(place: &str) -> Vec<(String, String)> {
             if !matches!(name.as_str(), "simulation" | "tests") {
                 open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
-        } else if name.ends_with(".rs") && !matches!(name.as_str(), "tests.rs" | "fake.rs" | "properties.rs")
+        } else if name.ends_with(".rs")
+            && !matches!(name.as_str(), "tests.rs" | "testing.rs" | "fake.rs" | "properties.rs")
         {
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();

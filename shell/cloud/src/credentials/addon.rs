@@ -42,3 +42,38 @@ impl AddonFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Credentials;
+
+    /// A file as the control plane writes it, encrypted by openssl under the keyring.
+    fn write(path: &Path, expiration: &str) {
+        let text = format!(
+            r#"{{"access.key.id":"AAECAwQFBgcICQoLDA0OD16DlGhyya87MF0RXmiRbeg=","access.key.secret":"AAECAwQFBgcICQoLDA0OD6B58KpDb0n3ANzr7p25CYY=","security.token":"AAECAwQFBgcICQoLDA0OD6CUGCdExFf2WDG03vhHGRLpr2cdsAI0a6RKtY+nZwzT","expiration":"{expiration}","keyring":"0123456789abcdef0123456789abcdef"}}"#
+        );
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_file_is_read_again_when_it_is_over_or_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token-config");
+        let credentials = Credentials::addon(AddonFile::new(&path));
+        let error = credentials.key().await.unwrap_err().to_string();
+        assert!(error.contains("token-config"), "{error}");
+        write(&path, "2001-02-03T04:05:06Z");
+        let error = credentials.key().await.unwrap_err().to_string();
+        assert!(error.contains("expired at 2001-02-03T04:05:06Z"), "{error}");
+        write(&path, "2999-02-03T04:05:06Z");
+        let key = credentials.key().await.unwrap();
+        assert_eq!((key.id.as_str(), key.secret.as_str()), ("STS.testid", "testsecret"));
+        // What was fetched is used while it holds; a refusal looks at the file again.
+        std::fs::write(&path, "{}").unwrap();
+        assert_eq!(credentials.key().await.unwrap(), key);
+        assert!(!credentials.renew(&key).await);
+        let error = credentials.key().await.unwrap_err().to_string();
+        assert!(error.contains("not JSON with the keys") && !error.contains("testsecret"), "{error}");
+    }
+}
