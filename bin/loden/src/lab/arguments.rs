@@ -305,7 +305,7 @@ pub(super) enum TableCommand {
     List,
     /// Make a custom table that no vSwitch uses yet; the way to the internet is in it
     Add {
-        /// Its ID; vtb-<lab>-1, vtb-<lab>-2, … if not given
+        /// Its ID; `vtb-<lab>-1`, `vtb-<lab>-2`, … if not given
         id: Option<String>,
         /// With the custom entries of this table
         #[arg(long, value_name = "ID")]
