@@ -37,6 +37,8 @@ pub(crate) struct Vpc {
     /// What the quota API says.
     pub(crate) told_quota: Option<usize>,
     next_id: u64,
+    /// When the first of what is under way ends.
+    next_end: Option<Moment>,
 }
 
 impl Vpc {
@@ -61,6 +63,7 @@ impl Vpc {
             refuse_repoint: false,
             told_quota: None,
             next_id: 0,
+            next_end: None,
         }
     }
 
@@ -158,7 +161,14 @@ impl Vpc {
     }
 
     pub(crate) fn carries(&mut self, now: Moment, table: &str, destination: &str, instance: &str) -> bool {
-        self.table(now, table).contains(&format!("{destination} via {instance}"))
+        self.advance(now);
+        let (destination, hop): (IpNet, _) =
+            (destination.parse().unwrap(), NextHop::instance(&instance.into()));
+        self.entries[&table.into()].iter().any(|held| {
+            held.entry.destination == destination
+                && held.entry.status == EntryStatus::Available
+                && held.entry.next_hops == [hop.clone()]
+        })
     }
 
     fn new_id(&mut self) -> String {
@@ -167,12 +177,24 @@ impl Vpc {
     }
 
     fn advance(&mut self, now: Moment) {
+        if self.next_end.is_none_or(|end| end > now) {
+            return;
+        }
         for held in self.entries.values_mut() {
             held.retain(|held| held.entry.status != EntryStatus::Deleting || held.until > now);
             for held in held.iter_mut().filter(|held| held.until <= now) {
                 held.entry.status = EntryStatus::Available;
             }
         }
+        let ends = self.entries.values().flatten().map(|held| held.until).filter(|until| *until > now);
+        self.next_end = ends.min();
+    }
+
+    /// Something is under way from now on.
+    fn begins(&mut self, now: Moment) {
+        let end = now + self.delay;
+        self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
+        self.advance(now);
     }
 
     fn busy(&self) -> bool {
@@ -214,7 +236,7 @@ impl Vpc {
                         Ok(BatchAnswer::default())
                     }
                 };
-                self.advance(now);
+                self.begins(now);
                 Answer::Batch(answer)
             }
             Call::ListTables => Answer::Tables(Ok(self.tables.clone())),
@@ -272,7 +294,7 @@ impl Vpc {
                     let until = now + self.delay;
                     self.entries.get_mut(&new.table).unwrap().push(Held { entry, until });
                 }
-                self.advance(now);
+                self.begins(now);
                 Answer::Batch(Ok(BatchAnswer { refused }))
             }
             Call::Delete(entries) => {
@@ -298,7 +320,7 @@ impl Vpc {
                         }),
                     }
                 }
-                self.advance(now);
+                self.begins(now);
                 Answer::Batch(Ok(BatchAnswer { refused }))
             }
             Call::DescribeInstances(ids) => {

@@ -209,11 +209,14 @@ impl Controller {
     }
 
     fn dirty_destinations(&mut self, now: Moment, destinations: &[IpNet]) {
-        let names: Vec<String> = destinations
-            .iter()
-            .filter_map(|destination| self.lane.desired.entries.get(destination))
-            .map(|wanted| wanted.node.clone())
-            .collect();
+        let mut names = Vec::with_capacity(destinations.len());
+        for destination in destinations {
+            match self.lane.desired.entries.get(destination) {
+                Some(wanted) => names.push(wanted.node.clone()),
+                // Planned for nobody, or read back before the first plan: whom it concerns is not known.
+                None => return self.all_dirty(now),
+            }
+        }
         self.dirty(now, names);
     }
 

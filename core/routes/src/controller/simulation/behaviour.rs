@@ -355,24 +355,3 @@ fn refused_credentials_are_told_once_and_tried_rarely() {
     assert_eq!(world.controller.trouble(), Some(&refused));
     assert!(!world.controller.has_observed());
 }
-
-#[test]
-fn a_thousand_nodes_take_little_more_than_what_batches_and_delay_dictate() {
-    let mut world = World::new(SECOND);
-    world.vpc.quota = 2000;
-    for index in 0..1000u32 {
-        let (name, cidr) = (format!("n{index}"), format!("10.{}.{}.0/24", index / 250, index % 250));
-        world.vpc.add_instance(&format!("i-{name}"), "vsw-1");
-        world.put_node(node(&name, &cidr));
-    }
-    world.settings.pod_cidrs = vec!["10.0.0.0/8".parse().unwrap()];
-    world.settings.source_dest_check_off = false;
-    world.start();
-    let begin = world.now;
-    while world.available().len() < 1000 {
-        world.run(100 * MS);
-        assert!(world.now - begin < 24 * SECOND, "{} after 24 s", world.available().len());
-    }
-    assert_eq!(world.vpc.writes, 20);
-    assert_eq!(world.vpc.listings, 1);
-}

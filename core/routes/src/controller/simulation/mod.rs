@@ -3,6 +3,7 @@
 mod behaviour;
 mod extent;
 mod history;
+mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,6 +40,8 @@ struct World {
     watch_first: bool,
     notices: Vec<Notice>,
     calls: usize,
+    /// The same, by kind.
+    kinds: BTreeMap<&'static str, usize>,
     condition_writes: usize,
     /// Destinations that people changed: there a condition may lag behind.
     meddled: BTreeSet<String>,
@@ -62,6 +65,7 @@ impl World {
             watch_first: false,
             notices: Vec::new(),
             calls: 0,
+            kinds: BTreeMap::new(),
             condition_writes: 0,
             meddled: BTreeSet::new(),
             last_wait: None,
@@ -157,6 +161,7 @@ impl World {
             }
             Action::Cloud { id, call } => {
                 self.calls += 1;
+                *self.kinds.entry(kind_of(&call)).or_default() += 1;
                 let kind = |failure: Failure| match &call {
                     Call::HasIpv6 => Answer::Ipv6(Err(failure)),
                     Call::Quota => Answer::Quota(Err(failure)),
@@ -262,5 +267,21 @@ impl World {
         let unavailable: Vec<_> =
             self.nodes.keys().filter(|n| !self.available().contains(&n.as_str())).collect();
         assert!(unavailable.is_empty(), "unavailable: {unavailable:?}");
+    }
+}
+
+fn kind_of(call: &Call) -> &'static str {
+    match call {
+        Call::HasIpv6 => "DescribeVpcs",
+        Call::Quota => "GetProductQuota",
+        Call::ListTables => "DescribeRouteTableList",
+        Call::ListEntries(_) => "full listing",
+        Call::ReadBack(..) => "filtered read-back",
+        Call::Create(_) => "CreateRouteEntries",
+        Call::Delete(_) => "DeleteRouteEntries",
+        Call::Repoint(..) => "ModifyRouteEntry",
+        Call::DescribeInstances(_) => "DescribeInstances",
+        Call::ReadSourceDestChecks(_) => "DescribeNetworkInterfaces",
+        Call::SourceDestCheckOff(_) => "ModifyNetworkInterfaceAttribute",
     }
 }
