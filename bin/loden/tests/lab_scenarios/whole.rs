@@ -72,7 +72,7 @@ fn clients_outside_of_the_lab_reach_the_cluster_over_tls() {
     let kubeconfig = string(&lab.status()["clusters"][0]["kubeconfig"]);
     let controller = std::path::Path::new(env!("CARGO_BIN_EXE_loden")).with_file_name("loden-controller");
     let output = std::process::Command::new(controller)
-        .args(["--cluster-cidr=172.20.0.0/16", "--configure-cloud-routes=false", "--dry-run"])
+        .args(["--cluster-cidr=172.20.0.0/16", "--controllers=ipam", "--dry-run"])
         .arg(format!("--kubeconfig={kubeconfig}"))
         .output()
         .unwrap();
