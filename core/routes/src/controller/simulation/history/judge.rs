@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use loden_reconcile::Moment;
 
 use super::super::super::{Call, Settings};
+use super::STALENESS;
 use crate::fake::Vpc;
 use crate::model::{EntryStatus, InstanceId, Node, Readiness, RouteEntry, VpcRouteTableId};
 use crate::tables::Served;
@@ -34,6 +35,8 @@ pub(super) struct Judge {
     /// When people last changed a place. The API tells nobody of it: the controller knows at its next audit.
     meddled: BTreeMap<(VpcRouteTableId, IpNet), Moment>,
     pub(super) audit: Duration,
+    /// When a controller last wrote to a place.
+    written: BTreeMap<(VpcRouteTableId, IpNet), Moment>,
     /// Entries of others, which nobody but people may touch.
     pub(super) foreign: BTreeSet<(String, String, String)>,
 }
@@ -57,7 +60,28 @@ fn pairs(node: &Node) -> Vec<Pair> {
     node.pod_cidrs.iter().map(|net| (net.parse().expect("a pod CIDR"), instance.into())).collect()
 }
 
+/// The places that a call writes to.
+fn places(call: &Call) -> Vec<(VpcRouteTableId, IpNet)> {
+    match call {
+        Call::Create(entries) => entries.iter().map(|new| (new.table.clone(), new.destination)).collect(),
+        Call::Delete(entries) => entries.iter().map(|old| (old.table.clone(), old.destination)).collect(),
+        Call::Repoint(old, _) => vec![(old.table.clone(), old.destination)],
+        _ => Vec::new(),
+    }
+}
+
 impl Judge {
+    /// A call of a controller that is no more arrives. To the one that works now it is as if a person had made the change.
+    pub(super) fn late(&mut self, now: Moment, call: &Call) {
+        self.meddled.extend(places(call).into_iter().map(|place| (place, now)));
+    }
+
+    /// A new controller starts. Its first reading may lag behind what the last one wrote, of which it knows nothing.
+    pub(super) fn restarted(&mut self, now: Moment) {
+        let recent = self.written.iter().filter(|(_, at)| **at + STALENESS >= now);
+        self.meddled.extend(recent.map(|(place, _)| (place.clone(), now)));
+    }
+
     /// A person changes what is at a place or inside.
     pub(super) fn meddled(&mut self, now: Moment, table: &str, destination: IpNet) {
         self.meddled.insert((table.into(), destination), now);
@@ -112,6 +136,7 @@ impl Judge {
 
     /// A write reaches the cloud.
     pub(super) fn write(&mut self, now: Moment, call: &Call, vpc: &Vpc) {
+        self.written.extend(places(call).into_iter().map(|place| (place, now)));
         match call {
             Call::Create(entries) => {
                 for entry in entries {

@@ -138,6 +138,7 @@ impl History {
     /// Starts a controller, or the next one: what was on its way to the last one is lost, what was on its way to the cloud is not.
     fn restart(&mut self) {
         self.epoch += 1;
+        self.judge.restarted(self.now);
         self.note(|| "a new controller".to_owned());
         self.controller = Controller::new(self.settings.clone());
         for node in self.nodes.values().cloned().collect::<Vec<_>>() {
@@ -182,6 +183,9 @@ impl History {
     fn execute(&mut self, epoch: u32, id: CallId, call: &Call) {
         // What has ended by now is seen to have ended before the call can see it.
         self.look();
+        if epoch != self.epoch {
+            self.judge.late(self.now, call);
+        }
         let faults = self.faults;
         let outcome = if self.denied_until > self.now {
             Err(Failure::api(403, "Forbidden.RAM", "not authorized", "R", None))
