@@ -5,6 +5,7 @@ use super::{Edit, Mutation};
 const MODEL: &str = "core/routes/src/model.rs";
 const CONTROLLER: &str = "core/routes/src/controller/mod.rs";
 const CONDITIONS: &str = "core/routes/src/controller/conditions.rs";
+const INSTANCES: &str = "core/routes/src/controller/instances.rs";
 const LANE: &str = "core/routes/src/controller/lane.rs";
 const ANSWERS: &str = "core/routes/src/controller/lane/answers.rs";
 const PLANNING: &str = "core/routes/src/controller/lane/planning.rs";
@@ -60,6 +61,11 @@ pub(super) const MUTATIONS: &[Mutation] = &[
                 file: ANSWERS,
                 old: "        self.lane.look = true;\n        self.all_dirty(now);",
                 new: "        self.lane.look = true;",
+            },
+            Edit {
+                file: INSTANCES,
+                old: "            .flatten()\n            .cloned()\n            .collect();\n        self.dirty(now, names);",
+                new: "            .flatten()\n            .filter(|name| self.conditions.queue.failures(name) > 0)\n            .cloned()\n            .collect();\n        self.dirty(now, names);",
             },
         ],
     },

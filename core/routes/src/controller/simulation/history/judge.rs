@@ -180,15 +180,28 @@ impl Judge {
 
     /// A node is called available.
     pub(super) fn claimed(&mut self, now: Moment, node: &Node, tables: &[VpcRouteTableId]) {
-        // Of a node that changed while the claim was on its way nobody could know.
-        let known = |pair: &Pair| self.wanted_since.get(pair).is_some_and(|since| *since + ON_ITS_WAY < now);
-        for pair in pairs(node).into_iter().filter(known).collect::<Vec<_>>() {
+        let message = node.network_unavailable.as_ref().map_or("", |condition| condition.message.as_str());
+        for pair in pairs(node) {
+            // Of a node that changed while the claim was on its way nobody could know: the claim is about what it was before.
+            let about_it =
+                message.contains(&pair.0.to_string()) && message.contains(&format!("via {} ", pair.1));
+            let known = self.wanted_since.get(&pair).is_some_and(|since| *since + ON_ITS_WAY < now);
+            if !about_it && !known {
+                continue;
+            }
             for table in tables {
                 let place = (table.clone(), pair.clone());
-                let until = self.carried_until.get(&place);
+                if self.carried.contains(&place) {
+                    continue;
+                }
+                // An entry that never was is claimed in vain; one that was may be gone for as long as nobody can know it.
                 let meddled = self.meddled.get(&(table.clone(), pair.0));
-                let known = meddled.is_some_and(|at| *at + self.audit + 4 * KNOWLEDGE > now);
-                if !self.carried.contains(&place) && !known && until.is_none_or(|at| *at + KNOWLEDGE < now) {
+                let patience = if meddled.is_some_and(|at| *at + self.audit + 4 * KNOWLEDGE > now) {
+                    self.audit * 4
+                } else {
+                    KNOWLEDGE
+                };
+                if self.carried_until.get(&place).is_none_or(|at| *at + patience.max(KNOWLEDGE) < now) {
                     self.blame(format!(
                         "{now:?}: {} is called available without {} via {} in {table}",
                         node.name, pair.0, pair.1
