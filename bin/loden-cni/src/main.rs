@@ -33,7 +33,7 @@ fn help() -> ExitCode {
         "{OWN_NAME} {version}: the CNI plugins of Loden in one binary, chosen by the name it is called by.\n\
          \n\
          Plugins in this build: {names}\n\
-         Commands: ADD, DEL, CHECK, STATUS, VERSION; GC by bandwidth, bridge, firewall, host-local, loopback, portmap, ptp, static and tuning, the others refuse it.\n\
+         Commands: ADD, DEL, CHECK, STATUS, GC, VERSION.\n\
          \n\
          Install it as hard links, symbolic links or copies; a plugin that calls another one does so in the same process:\n\
          \n\

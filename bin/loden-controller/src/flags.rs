@@ -21,7 +21,7 @@ Examples:
 Credentials are taken from /var/addon/token-config where a managed cluster has put it, else from the cloud-config file, else from ACCESS_KEY_ID and
 ACCESS_KEY_SECRET (with SECURITY_TOKEN where they are temporary), else from the role that the pod's service account may have (RRSA:
 ALIBABA_CLOUD_ROLE_ARN, ALIBABA_CLOUD_OIDC_PROVIDER_ARN, ALIBABA_CLOUD_OIDC_TOKEN_FILE), else from the instance's RAM role. The endpoints of the
-cloud can be set by METADATA_ENDPOINT, VPC_ENDPOINT, ECS_ENDPOINT, STS_ENDPOINT and ALICLOUD_CLIENT_SCHEME.
+cloud can be set by METADATA_ENDPOINT, VPC_ENDPOINT, ECS_ENDPOINT, QUOTAS_ENDPOINT, STS_ENDPOINT and ALICLOUD_CLIENT_SCHEME.
 
 What it changes: spec.podCIDRs and spec.providerID of nodes that have none; addresses of nodes, and those of their labels that tell of the instance; the
 taint node.cloudprovider.kubernetes.io/uninitialized, which it takes away last; route entries inside --cluster-cidr; the NetworkUnavailable condition

@@ -23,7 +23,7 @@ pub(crate) const IFB: &str = "ifb";
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "bandwidth", versions: &VERSIONS, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "bandwidth", versions: &VERSIONS, add, del, check, status, gc };
 
 fn kernel(error: loden_netlink::Error) -> Error {
     Error::from_chain(&error)

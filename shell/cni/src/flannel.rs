@@ -30,7 +30,7 @@ const USUAL_INTERFACE: &str = "eth0";
 const LONGEST_NOTE: u64 = 4096;
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "flannel", versions: &version::SUPPORTED, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "flannel", versions: &version::SUPPORTED, add, del, check, status, gc };
 
 fn add(call: &Call) -> Result<CniResult, Error> {
     let config = FlannelConfig::parse(&call.config)?;

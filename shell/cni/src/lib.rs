@@ -43,8 +43,7 @@ struct Plugin {
     del: Act,
     check: Act,
     status: Act,
-    /// `None`: refused, because a silent success would tell the runtime that leftovers are gone.
-    gc: Option<Act>,
+    gc: Act,
 }
 
 /// A command without a result.
@@ -188,15 +187,7 @@ fn perform(plugin: &Plugin, call: &Call) -> Result<Option<CniResult>, Error> {
         Command::Del => (plugin.del)(call)?,
         Command::Check => (plugin.check)(call)?,
         Command::Status => (plugin.status)(call)?,
-        Command::Gc => match plugin.gc {
-            Some(gc) => gc(call)?,
-            None => {
-                return Err(Error::new(
-                    code::COMMAND_NOT_BUILT,
-                    format!("GC is not in this build of the {} plugin; nothing was removed", plugin.name),
-                ));
-            }
-        },
+        Command::Gc => (plugin.gc)(call)?,
         Command::Version => {}
     }
     Ok(None)

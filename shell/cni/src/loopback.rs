@@ -25,7 +25,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     del,
     check,
     status: |_| Ok(()),
-    gc: Some(|_| Ok(())),
+    gc: |_| Ok(()),
 };
 
 fn add(call: &Call) -> Result<CniResult, Error> {

@@ -15,7 +15,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     del: |_| Ok(()),
     check,
     status: |_| Ok(()),
-    gc: Some(|_| Ok(())),
+    gc: |_| Ok(()),
 };
 
 fn parse(call: &Call) -> Result<StaticConfig, Error> {

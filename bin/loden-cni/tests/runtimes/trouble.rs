@@ -103,6 +103,7 @@ fn sandboxes_end_after_the_runtime_was_killed_over_them() {
                     (runtime.clone(), if n % 2 == 0 { web.id.clone() } else { other.id.clone() });
                 move || runtime.stop_pod_sandbox(&id)
             });
+            // The moment is the point here, not a condition: how far the stopping has come.
             std::thread::sleep(Duration::from_millis(30 * n));
             containerd = containerd.killed_and_started();
             let _ = stopping.join().unwrap();

@@ -20,15 +20,8 @@ use crate::pair::host::{address, forward, look_up, quieten};
 use crate::pair::{self, Pair, Wanted, kernel, marks};
 use crate::{Plugin, spoof};
 
-pub(crate) const PLUGIN: Plugin = Plugin {
-    name: "bridge",
-    versions: &version::SUPPORTED,
-    add,
-    del,
-    check: check::check,
-    status,
-    gc: Some(gc),
-};
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "bridge", versions: &version::SUPPORTED, add, del, check: check::check, status, gc };
 
 fn add(call: &Call) -> Result<CniResult, Error> {
     let config = BridgeConfig::parse(&call.config, &call.environment.args)?;

@@ -23,7 +23,7 @@ use crate::{Plugin, netns};
 use firewalld::Firewalld;
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "firewall", versions: &VERSIONS, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "firewall", versions: &VERSIONS, add, del, check, status, gc };
 
 fn missing_result() -> Error {
     Error::internal("missing prevResult from earlier plugin")

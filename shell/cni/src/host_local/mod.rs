@@ -20,7 +20,7 @@ use crate::call::Call;
 use store::{Store, StoreError};
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "host-local", versions: &version::SUPPORTED, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "host-local", versions: &version::SUPPORTED, add, del, check, status, gc };
 
 /// So many addresses in a row are tried before the directory is read instead.
 const TRIES: usize = 64;

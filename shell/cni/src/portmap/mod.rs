@@ -18,7 +18,7 @@ use crate::Plugin;
 use crate::call::Call;
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "portmap", versions: &version::SUPPORTED, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "portmap", versions: &version::SUPPORTED, add, del, check, status, gc };
 
 fn read(call: &Call) -> Result<PortmapConfig, Error> {
     PortmapConfig::parse(&call.config, &call.environment.ifname)

@@ -19,7 +19,7 @@ use crate::pair::{self, Pair, Wanted, kernel, marks};
 use crate::{Plugin, netns};
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "ptp", versions: &version::SUPPORTED, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "ptp", versions: &version::SUPPORTED, add, del, check, status, gc };
 
 fn find_ipam(config: &PtpConfig, call: &Call) -> Result<Delegate, Error> {
     Delegate::find(&config.ipam, &call.environment.path)

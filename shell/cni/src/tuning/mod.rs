@@ -25,7 +25,7 @@ use backup::Backup;
 const ALLOWED: &str = "/etc/cni/tuning/allowlist.conf";
 
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "tuning", versions: &version::SUPPORTED, add, del, check, status, gc: Some(gc) };
+    Plugin { name: "tuning", versions: &version::SUPPORTED, add, del, check, status, gc };
 
 fn kernel(error: loden_netlink::Error) -> Error {
     Error::from_chain(&error)
