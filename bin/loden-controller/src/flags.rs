@@ -16,17 +16,18 @@ Examples:
     loden-controller --kubeconfig=admin.conf --cluster-cidr=172.20.0.0/16 --dry-run
 
   Pod CIDRs come from kube-controller-manager; a VPC with two route tables:
-    loden-controller --cluster-cidr=172.20.0.0/16 --allocate-node-cidrs=false --route-table-ids=vtb-sys,vtb-2
+    loden-controller --cluster-cidr=172.20.0.0/16 --allocate-node-cidrs=false \\
+        --route-table-ids=vtb-sys,vtb-2
 
-Credentials are taken from /var/addon/token-config where a managed cluster has put it, else from the cloud-config file, else from ACCESS_KEY_ID and
-ACCESS_KEY_SECRET (with SECURITY_TOKEN where they are temporary), else from the role that the pod's service account may have (RRSA:
-ALIBABA_CLOUD_ROLE_ARN, ALIBABA_CLOUD_OIDC_PROVIDER_ARN, ALIBABA_CLOUD_OIDC_TOKEN_FILE), else from the instance's RAM role. The endpoints of the
+Credentials are taken from /var/addon/token-config where a managed cluster has put it, else from the cloud-config file, else from ACCESS_KEY_ID and \
+ACCESS_KEY_SECRET (with SECURITY_TOKEN where they are temporary), else from the role that the pod's service account may have (RRSA: \
+ALIBABA_CLOUD_ROLE_ARN, ALIBABA_CLOUD_OIDC_PROVIDER_ARN, ALIBABA_CLOUD_OIDC_TOKEN_FILE), else from the instance's RAM role. The endpoints of the \
 cloud can be set by METADATA_ENDPOINT, VPC_ENDPOINT, ECS_ENDPOINT, QUOTAS_ENDPOINT, STS_ENDPOINT and ALICLOUD_CLIENT_SCHEME.
 
-What it changes: spec.podCIDRs and spec.providerID of nodes that have none; addresses of nodes, and those of their labels that tell of the instance; the
-taint node.cloudprovider.kubernetes.io/uninitialized, which it takes away last; route entries inside --cluster-cidr; the NetworkUnavailable condition
-of nodes; the source/destination check of nodes' primary network interfaces. It deletes Node objects whose kubelet is silent and whose instance is
-gone; it removes route entries that it made, and entries of others only when they equal a live node's pod CIDR and point elsewhere, or lie inside
+What it changes: spec.podCIDRs and spec.providerID of nodes that have none; addresses of nodes, and those of their labels that tell of the instance; the \
+taint node.cloudprovider.kubernetes.io/uninitialized, which it takes away last; route entries inside --cluster-cidr; the NetworkUnavailable condition \
+of nodes; the source/destination check of nodes' primary network interfaces. It deletes Node objects whose kubelet is silent and whose instance is \
+gone; it removes route entries that it made, and entries of others only when they equal a live node's pod CIDR and point elsewhere, or lie inside \
 one. With it, flanneld runs with --set-node-network-unavailable=false.
 
 In place of the vendor's cloud-controller-manager it takes that one's command line: flags that mean nothing here are passed over with a warning.

@@ -18,17 +18,23 @@ that is not there is answered as the real service answers an unknown one. The VP
 
 Example:
   loden cloud-emulator
-  curl -X PUT -H 'X-aliyun-ecs-metadata-token-ttl-seconds: 60' http://127.0.0.1:8791/latest/api/token
+  curl -X PUT -H 'X-aliyun-ecs-metadata-token-ttl-seconds: 60' \\
+      http://127.0.0.1:8791/latest/api/token
 
 Configuration (JSON, every key optional): api, metadata, control (addresses), settings (entryDelayMs, latencyMs, oneChangePerVpc, \
 metadataInstance, hardenedMetadata, …), faults, state, topology (region, vpcs, instances, accessKeys, roles). `--print-config` shows one that \
 works.
 
 Faults (JSON list; `action` may be left out, `times` 4294967295 goes on until it is taken back):
-  [{\"action\": \"CreateRouteEntries\", \"times\": 2, \"kind\": {\"answer\": {\"status\": 429, \"code\": \"Throttling.User\", \"retryAfterS\": 3}}},
-   {\"times\": 1, \"kind\": \"loseCall\"}, {\"times\": 1, \"kind\": \"loseAnswer\"}, {\"times\": 1, \"kind\": \"stale\"},
-   {\"times\": 5, \"kind\": {\"delay\": {\"milliseconds\": 800}}}, {\"times\": 1, \"kind\": {\"item\": {\"code\": \"SystemBusy\"}}}]
-While it runs: curl -X PUT -H 'content-type: application/json' -d @faults.json http://127.0.0.1:8792/faults")]
+  [{\"action\": \"CreateRouteEntries\", \"times\": 2, \"kind\": {\"answer\":
+      {\"status\": 429, \"code\": \"Throttling.User\", \"retryAfterS\": 3}}},
+   {\"times\": 1, \"kind\": \"loseCall\"},
+   {\"times\": 1, \"kind\": \"loseAnswer\"},
+   {\"times\": 1, \"kind\": \"stale\"},
+   {\"times\": 5, \"kind\": {\"delay\": {\"milliseconds\": 800}}},
+   {\"times\": 1, \"kind\": {\"item\": {\"code\": \"SystemBusy\"}}}]
+While it runs:
+  curl -X PUT -H 'content-type: application/json' -d @faults.json http://127.0.0.1:8792/faults")]
 pub(crate) struct CloudArgs {
     /// File with addresses, settings and topology; a small example cloud if not given
     #[arg(long, value_name = "FILE")]

@@ -33,15 +33,15 @@ const PARTIAL: u8 = 2;
     \x20 stash     the delegate's configuration, kept by flannel\n\
     How each is judged, the first that holds:\n\
     \x20 torn      the reservation's file is empty: a crash left it, no plugin counts it as taken\n\
-    \x20 unknown   it does not say beyond doubt whose it is, or not everything could be looked at; it is left alone\n\
+    \x20 unknown   its owner is in doubt, or not everything could be looked at: it stays\n\
     \x20 live      a network namespace of this node has the address or the other end of the link\n\
-    \x20 known     the runtime still has the container (libcni's cache, containerd's, CRI-O's, podman's or Docker's files)\n\
+    \x20 known     a runtime has the container (libcni, containerd, CRI-O, podman, Docker)\n\
     \x20 new       it is younger than --grace: a pod may just be starting\n\
     \x20 leaked    nobody has it\n\
     Only what is torn or leaked is ever removed. Run as root on the node, in the host's network, process and mount namespaces, or running pods \
     cannot be seen: gc then refuses, and list and check say what they could not look at.\n\n\
     loden ipam list                 everything and whose it is\n\
-    loden ipam check                exit code 1 when something is leaked, 2 when not everything could be looked at\n\
+    loden ipam check                exit code 1: something leaked; 2: not everything was seen\n\
     loden ipam gc                   what would be removed\n\
     loden ipam gc --apply           remove it")]
 pub(crate) struct IpamArgs {

@@ -51,3 +51,28 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    /// What stands after the options is laid out by hand where a line is indented, and a terminal of 100 columns has to show it as it was written.
+    fn broken_lines(command: &clap::Command, found: &mut Vec<String>) {
+        for text in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten() {
+            let text = text.to_string();
+            let wide = text.lines().filter(|line| line.starts_with("  ") && line.chars().count() > 100);
+            found.extend(wide.map(|line| format!("{}: {line}", command.get_name())));
+        }
+        command.get_subcommands().for_each(|command| broken_lines(command, found));
+    }
+
+    #[test]
+    fn tables_and_examples_of_the_help_fit_a_terminal() {
+        Cli::command().debug_assert();
+        let mut found = Vec::new();
+        broken_lines(&Cli::command(), &mut found);
+        assert_eq!(found, Vec::<String>::new());
+    }
+}

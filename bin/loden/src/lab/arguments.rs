@@ -24,10 +24,10 @@ Try:
   loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
   loden lab fault add throttled        how the controller lives with a cloud that has trouble
   loden lab node replace node-2        another instance takes a node's place
-  loden lab stop controller            what happens, and what does not, without it; then `loden lab start controller`
+  loden lab stop controller            what happens without it; `loden lab start controller`
   loden lab dry-run                    what the controller would do now
-  loden lab table add                  a further route table; `loden lab table use` moves a vSwitch onto it
-  loden lab credentials rotate         the controller's credentials are revoked, and there are others
+  loden lab table add                  a further route table, for `loden lab table use`
+  loden lab credentials rotate         the controller's credentials are revoked for others
   loden lab down
 
 Not there yet: portmap and other chained plugins, further tunnel backends, a tunnel past the quota, IPv6.";
