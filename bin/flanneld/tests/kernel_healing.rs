@@ -5,6 +5,7 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use common::{Tiny, World, wait_until};
 use loden_netlink::monitor::{Monitor, Subject};
@@ -191,7 +192,7 @@ fn leftovers_go_and_strangers_stay() {
             world.nft("list table ip mine"),
             world.ip("route show 10.9.0.0/16"),
             world.ip("route show 172.20.8.0/24"),
-            world.ip("-brief address show dev eth0"),
+            world.ip("-4 -brief address show dev eth0"),
             world.ip("-brief link show dev flannel.3"),
             world.ip("-brief address show dev flannel.7"),
         ]
@@ -244,7 +245,13 @@ fn a_restart_touches_nothing_that_is_right() {
     first.signal(rustix::process::Signal::KILL);
     first.wait();
     let written = std::fs::metadata(world.subnet_file()).unwrap().modified().unwrap();
+    // The kernel looks for duplicates of the links' own IPv6 addresses for a while, and tells when it is done.
+    world.set_sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
+    world.set_sysctl("net/ipv6/conf/uplink/disable_ipv6", "1");
     let mut monitor = Monitor::open_in(&world.netns).unwrap();
+    wait_until("the namespace is at rest", &String::new, || {
+        monitor.wait(Duration::from_millis(500)).unwrap().is_empty()
+    });
 
     let second = world.start(&[]);
     world.wait_ready(&second);
@@ -260,7 +267,9 @@ fn a_missing_pod_cidr_is_waited_for_and_said() {
     let mut flanneld = world.start(&[]);
     let reason = "PodCIDRNotAssigned";
     wait_until("the event is there", &|| flanneld.log(), || world.events().iter().any(|(r, _)| r == reason));
-    assert!(flanneld.log().contains("no pod CIDR is assigned yet"), "{}", flanneld.log());
+    wait_until("the log says so too", &|| flanneld.log(), || {
+        flanneld.log().contains("no pod CIDR is assigned yet")
+    });
     assert_eq!(world.health("/healthz").unwrap().0, 200);
     assert_eq!(world.health("/readyz").unwrap(), (503, "flanneld is not ready yet".to_owned()));
     assert!(!world.subnet_file().exists());

@@ -61,6 +61,10 @@ impl Member {
     }
 
     fn wait_reaches(&self, other: u8) {
+        self.wait_reaches_with(other, 100);
+    }
+
+    fn wait_reaches_with(&self, other: u8, size: u32) {
         let explain = || {
             format!(
                 "{}\n{}\n{}",
@@ -69,7 +73,8 @@ impl Member {
                 self.world.look("ip neighbour")
             )
         };
-        wait_until(&format!("a pod reaches one on n{other}"), &explain, || self.reaches(other, 100));
+        let what = format!("a pod reaches one on n{other} with {size} bytes");
+        wait_until(&what, &explain, || self.reaches(other, size));
     }
 
     /// Encapsulated packets that came in.
@@ -102,8 +107,9 @@ fn pods_of_three_nodes_talk_through_the_tunnel() {
     all_reach_all(&members);
     let [first, second, _] = members.as_slice() else { unreachable!("there are three") };
     assert!(members.iter().all(|member| member.received() > 0), "on UDP 8472");
-    assert!(first.reaches(2, 1450), "the largest packet that fits");
-    assert!(!first.reaches(2, 1451), "and no larger one");
+    // The largest packet that fits, and no larger one.
+    first.wait_reaches_with(2, 1450);
+    assert!(!first.reaches(2, 1451));
     // The tunnel of one is deleted and comes back; nobody else has to do anything.
     second.world.ip("link delete flannel.1");
     all_reach_all(&members);
@@ -130,9 +136,11 @@ fn pods_of_nodes_on_one_layer_2_talk_without_encapsulation() {
         assert!(members.iter().all(|member| member.received() == 0), "nothing on UDP 8472");
         assert_eq!(first.has_device(), backend.contains("vxlan"));
         let mtu = if backend.contains("vxlan") { "FLANNEL_MTU=1450\n" } else { "FLANNEL_MTU=1500\n" };
+        // Packets may pass before the daemon has looked that all is right and written its file.
+        first.world.wait_ready(&first.flanneld);
         let file = std::fs::read_to_string(first.world.subnet_file()).unwrap();
         assert!(file.contains(mtu), "{file}");
-        assert!(first.reaches(2, 1500));
+        first.wait_reaches_with(2, 1500);
         let routes = first.world.look("ip route show proto 77");
         assert_eq!(routes.trim_end(), "172.20.2.0/24 via 192.168.0.2 dev eth0");
         // Deleted, replaced, lost with the link: it returns.

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Attachment, GO, Namespace, Node, Tmpfs, with_result};
+use support::{Attachment, GO, Namespace, Node, Tmpfs, copy_program, with_result};
 
 const SUBNET_ENV: &str =
     "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -369,7 +369,7 @@ fn links_and_copies_of_the_program_are_one_process_and_others_are_not() {
         directory
     };
     let mut pictures = Vec::new();
-    let copy = |to: &str| assert!(fs::copy(&original, to).unwrap() > 0);
+    let copy = |to: &str| copy_program(original.as_ref(), to.as_ref());
     for (directory, programs) in [
         (install("hard", &|to| fs::hard_link(&original, to).unwrap()), 1),
         (install("soft", &|to| std::os::unix::fs::symlink(&original, to).unwrap()), 1),

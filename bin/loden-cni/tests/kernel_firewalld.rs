@@ -11,6 +11,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -44,7 +45,8 @@ impl Node {
             .spawn()
             .unwrap();
         let node = Self { host, bus, daemon: None };
-        assert!(wait_until(|| fs::exists(node.host.node.path("bus")).unwrap()), "the bus does not start");
+        let answers = || UnixStream::connect(node.host.node.path("bus")).is_ok();
+        assert!(wait_until(answers), "the bus does not start");
         node
     }
 

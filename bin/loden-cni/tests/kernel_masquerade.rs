@@ -136,7 +136,7 @@ fn eight_at_once_beside_two_thousand_chains() {
                     .collect();
                 running.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
-            assert!(started.elapsed() < Duration::from_secs(60), "{} {command} hangs", host.variant);
+            assert!(started.elapsed() < Duration::from_secs(240), "{} {command} hangs", host.variant);
             answers
         };
         for answer in all("ADD") {

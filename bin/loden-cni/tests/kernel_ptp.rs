@@ -44,6 +44,8 @@ fn variants(node: &Node) -> Vec<(&'static str, Value)> {
 
 /// Addresses and routes of a link, without what depends on the plugin: names, and that ours need no detection of duplicates.
 fn picture(namespace: &Namespace, link: &str) -> Value {
+    // A link is told of its carrier a moment after it has one.
+    wait_until(|| namespace.ip_json(&["link", "show", "dev", link])[0]["operstate"] == "UP");
     let shown = namespace.ip_json(&["addr", "show", "dev", link]);
     let mut addresses: Vec<Value> = shown[0]["addr_info"]
         .as_array()

@@ -380,8 +380,11 @@ pub(crate) struct Flanneld {
 }
 
 impl Flanneld {
+    /// Every whole line so far: the last one may still be on its way into the file.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        let mut text = std::fs::read_to_string(&self.log).unwrap();
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        text
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -150,6 +150,10 @@ pub(crate) fn ask_udp(from: &Namespace, to: &str) -> Option<String> {
 pub(crate) fn ask_udp_by(socket: &UdpSocket, to: SocketAddr) -> Option<String> {
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut buffer = [0; 64];
+    // An answer to an earlier question may have come too late for it.
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv_from(&mut buffer).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
     for _ in 0..3 {
         socket.send_to(b"?", to).ok()?;
         if let Ok((len, _)) = socket.recv_from(&mut buffer) {

@@ -143,7 +143,7 @@ impl Node {
         let node = Self { home: Namespace::new("node"), root: tempfile::tempdir().unwrap() };
         fs::create_dir(node.root.path().join("bin")).unwrap();
         let binary = node.root.path().join("bin/loden-cni");
-        fs::copy(binary_under_test(), &binary).unwrap();
+        copy_program(&binary_under_test(), &binary);
         for name in loden_cni_plugins::names() {
             fs::hard_link(&binary, node.root.path().join("bin").join(name)).unwrap();
         }
@@ -240,7 +240,7 @@ impl Node {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = None;
-        // Another test's child may for a moment hold the file open that this node's binary was written through.
+        // Another test's child may for a moment hold the file open that a script was written through.
         let started = wait_until(|| match command_line.spawn() {
             Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => false,
             spawned => {
@@ -308,8 +308,19 @@ impl Node {
         })
     }
 
-    /// What the kernel holds for an attachment, without what is random.
+    /// What the kernel holds for an attachment, without what is random, once its links know that they have a carrier: they are told a
+    /// moment after they have it.
     pub(crate) fn picture(&self, pod: &Namespace) -> Value {
+        let up = |namespace: &Namespace| {
+            let links = namespace.ip_json(&["link"]);
+            links
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|link| link["ifname"] != "lo")
+                .all(|link| link["operstate"] == "UP")
+        };
+        wait_until(|| up(&self.home) && up(pod));
         let links = self.home.ip_json(&["link"]);
         let links = links.as_array().unwrap();
         let bridge = links.iter().find(|link| link["ifname"] == "cni0").expect("there is a bridge");
@@ -357,6 +368,13 @@ impl<'a> Attachment<'a> {
     pub(crate) fn new(container: &'a str, pod: &Namespace) -> Self {
         Self { container, ifname: "eth0", netns: pod.path() }
     }
+}
+
+/// Copies a program that is run next, by a program: a file that this process has open for writing cannot be run as long as another
+/// test's child holds it, which inherits it until its own program starts.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(status.success(), "copy {} to {}", from.display(), to.display());
 }
 
 /// Puts the keys of `changes` into `config`; `null` removes one.

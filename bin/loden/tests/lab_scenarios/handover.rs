@@ -69,7 +69,7 @@ fn what_happened_while_the_controller_was_down_is_adopted_collected_or_made_up_f
     assert!(!lab.entry_ids().contains_key(&fourth));
     assert!(lab.entry_ids().contains_key("172.20.9.0/26"));
     lab.json(&["route", "remove", "172.20.9.0/26"]);
-    assert_eq!(lab.entries(), lab.desired());
+    wait_until("the desired entries", || (lab.entries(), lab.desired()), |(found, wanted)| found == wanted);
     lab.assert_green();
 }
 

@@ -28,7 +28,7 @@ fn nodes_behind_a_second_route_table_wait_until_it_is_served() {
     assert_eq!(entries_in(&status, &custom), BTreeSet::new());
     assert_eq!(condition(first)["status"], "False", "{status:#}");
     assert_eq!(condition(second)["status"], "True", "{status:#}");
-    assert_eq!(condition(second)["reason"], "RouteTableNotServed", "{status:#}");
+    wait_until("the reason", || condition(second), |found| found["reason"] == "RouteTableNotServed");
     let refused = lab.loden(&["pod", "add", "--node", second]);
     assert!(!refused.status.success() && text(&refused).contains("takes no pods"), "{}", text(&refused));
 
@@ -85,12 +85,11 @@ fn two_clusters_in_one_vpc_leave_each_other_alone() {
     assert_eq!(lab.entries(), entries_of_nodes(&status));
     let stayed = |subnet: &&String| before.get(*subnet) == rows(&status).get(*subnet);
     assert_eq!(before.keys().filter(stayed).count(), 2, "{before:?} became {:?}", rows(&status));
-    let mut removed: Vec<String> = lab
-        .events()
-        .into_iter()
-        .filter(|(reason, _)| reason.ends_with("RouteRemoved"))
-        .map(|(_, message)| message)
-        .collect();
+    let told = || -> Vec<String> {
+        let removals = lab.events().into_iter().filter(|(reason, _)| reason.ends_with("RouteRemoved"));
+        removals.map(|(_, message)| message).collect()
+    };
+    let mut removed = wait_until("both removals told of", told, |removed| removed.len() >= 2);
     removed.sort();
     let [one, other] = &removed[..] else { panic!("two entries had to go: {removed:#?}") };
     assert!(one.contains(" via i-node-2 ") && other.contains(" via i-c2-node-1 "), "{removed:#?}");

@@ -68,7 +68,7 @@ fn packets_go_on_when_a_nat_firewall_takes_vswitches_to_its_table() {
     for pings in running {
         pings.assert_none_lost();
     }
-    assert_eq!(unavailable(&lab), BTreeSet::new());
+    wait_until("every node available", || unavailable(&lab), BTreeSet::is_empty);
     lab.wait_event("CloudConfigReloaded", &["vtb-firewall,vtb-planned"]);
     assert_eq!(lab.status()["clusters"][0]["controller"], controller, "no restart may be needed");
     lab.assert_green();
