@@ -20,6 +20,7 @@ pub mod addon;
 pub mod ecs;
 pub mod metadata;
 pub mod quotas;
+pub mod session;
 pub mod sts;
 pub mod vpc;
 

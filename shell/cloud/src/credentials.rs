@@ -245,12 +245,12 @@ impl Fetcher {
 }
 
 async fn of_instance(metadata: &Metadata) -> Result<Fresh, CredentialsError> {
-    let credentials = metadata.role_credentials().await.map_err(|error| {
+    let role = metadata.role_credentials().await.map_err(|error| {
         if error.is_absent() { CredentialsError::NoRole(error) } else { CredentialsError::Metadata(error) }
     })?;
     // The metadata client refuses an end that is no date; the beginning of time is over in any case.
-    let expires_at = credentials.expires_at().map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
-    Ok(Fresh { key: credentials.access_key(), expires_at, written: credentials.expiration })
+    let expires_at = role.session.expires_at().map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+    Ok(Fresh { key: role.session.access_key(), expires_at, written: role.session.expiration })
 }
 
 /// Two thirds into the life that is left; near its end no more often than [`PAUSE`], but never past it.

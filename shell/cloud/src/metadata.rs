@@ -279,7 +279,7 @@ impl Metadata {
         if credentials.code != "Success" {
             return Err(self.malformed(&item, &format!("its Code is {:?}", credentials.code)));
         }
-        if credentials.expires_at().is_none() {
+        if credentials.session.expires_at().is_none() {
             return Err(self.malformed(&item, "its Expiration is no date"));
         }
         Ok(credentials)

@@ -375,8 +375,9 @@ mod tests {
         assert_eq!(running.handle.calls().get("DescribeRouteTableList"), Some(&3));
         let text = format!("{connection:?}");
         let role = connection.metadata.role_credentials().await.unwrap();
-        assert!(!text.contains(&role.access_key_secret) && !text.contains(&role.security_token));
-        assert!(!format!("{role:?}").contains(&role.access_key_secret));
+        let session = &role.session;
+        assert!(!text.contains(&session.access_key_secret) && !text.contains(&session.security_token));
+        assert!(!format!("{role:?}").contains(&session.access_key_secret));
     }
 
     #[tokio::test]

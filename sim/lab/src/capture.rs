@@ -194,6 +194,18 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
+/// An IPv4 packet, for tests.
+#[cfg(test)]
+pub(crate) fn flow(source: [u8; 4], destination: [u8; 4], protocol: u8, port: u16) -> Flow {
+    Flow::Ipv4 {
+        source: source.into(),
+        destination: destination.into(),
+        protocol,
+        port,
+        later_fragment: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -485,16 +485,7 @@ fn no_route_entries(status: &Status) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn flow(source: [u8; 4], destination: [u8; 4], protocol: u8, port: u16) -> Flow {
-        Flow::Ipv4 {
-            source: source.into(),
-            destination: destination.into(),
-            protocol,
-            port,
-            later_fragment: false,
-        }
-    }
+    use crate::capture::flow;
 
     const NODE: [u8; 4] = [192, 168, 0, 11];
     const POD: [u8; 4] = [172, 20, 0, 2];

@@ -114,17 +114,8 @@ pub(crate) fn in_vxlan(homes: &BTreeMap<Ipv4Addr, Ipv4Addr>, flows: &Flows) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::flow;
     use crate::check::Verdict;
-
-    fn flow(source: [u8; 4], destination: [u8; 4], protocol: u8, port: u16) -> Flow {
-        Flow::Ipv4 {
-            source: source.into(),
-            destination: destination.into(),
-            protocol,
-            port,
-            later_fragment: false,
-        }
-    }
 
     const NODE: [u8; 4] = [192, 168, 0, 11];
     const POD: [u8; 4] = [172, 20, 0, 2];

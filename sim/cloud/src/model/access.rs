@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use loden_aliyun::metadata::RoleCredentials;
+use loden_aliyun::session::SessionCredentials;
 use loden_aliyun::sign::{self, Authorization, Canonical};
 use loden_aliyun::{ApiError, Params, codes};
 use serde::{Deserialize, Serialize};
@@ -228,11 +229,11 @@ impl Cloud {
         role: &str,
         seconds: Option<u32>,
         now: OffsetDateTime,
-    ) -> Option<RoleCredentials> {
+    ) -> Option<SessionCredentials> {
         let longest = self.role_lifetime(role)?;
         self.access.temporary.retain(|_, temporary| now - temporary.expires < MEMORY_OF_EXPIRED);
         let asked = Duration::seconds(i64::from(seconds.unwrap_or(3600)));
-        Some(self.issue("", role, asked.min(longest), now))
+        Some(self.issue("", role, asked.min(longest), now).session)
     }
 
     fn role_lifetime(&self, role: &str) -> Option<Duration> {
@@ -276,10 +277,12 @@ impl Cloud {
 
 fn describe(id: &str, temporary: &Temporary) -> RoleCredentials {
     RoleCredentials {
-        access_key_id: id.to_owned(),
-        access_key_secret: temporary.secret.clone(),
-        security_token: temporary.token.clone(),
-        expiration: sign::format_date(temporary.expires),
+        session: SessionCredentials {
+            access_key_id: id.to_owned(),
+            access_key_secret: temporary.secret.clone(),
+            security_token: temporary.token.clone(),
+            expiration: sign::format_date(temporary.expires),
+        },
         last_updated: sign::format_date(temporary.issued),
         code: "Success".to_owned(),
     }

@@ -53,15 +53,7 @@ impl Answers for sts::AssumeRoleWithOIDC {
         let credentials = cloud.session_credentials(role, self.duration_seconds, now).ok_or_else(|| {
             ApiError::new(404, "EntityNotExist.Role", format!("The role not exists: {role}."))
         })?;
-        Ok(sts::AssumeRoleWithOidcAnswer {
-            request_id: request_id.to_owned(),
-            credentials: sts::SessionCredentials {
-                access_key_id: credentials.access_key_id,
-                access_key_secret: credentials.access_key_secret,
-                security_token: credentials.security_token,
-                expiration: credentials.expiration,
-            },
-        })
+        Ok(sts::AssumeRoleWithOidcAnswer { request_id: request_id.to_owned(), credentials })
     }
 }
 

@@ -237,7 +237,7 @@ fn role_credentials_are_accepted_rotate_and_expire() {
     };
     let first = fetch(&mut bench);
     assert_eq!(fetch(&mut bench), first, "young credentials are given out again");
-    bench.key = first.access_key();
+    bench.key = first.session.access_key();
     bench.create("172.20.1.0/24", "i-loden1").unwrap();
 
     bench.key.token = None;
@@ -247,16 +247,16 @@ fn role_credentials_are_accepted_rotate_and_expire() {
 
     bench.wait(10_801);
     let second = fetch(&mut bench);
-    assert_ne!(second.access_key_id, first.access_key_id, "half of their life is over");
-    bench.key = first.access_key();
+    assert_ne!(second.session.access_key_id, first.session.access_key_id, "half of their life is over");
+    bench.key = first.session.access_key();
     bench.call(&vpc::DescribeVpcs::default()).unwrap();
     bench.wait(10_800);
     assert_eq!(code(bench.call(&vpc::DescribeVpcs::default())), "InvalidSecurityToken.Expired");
-    bench.key = second.access_key();
+    bench.key = second.session.access_key();
     bench.call(&vpc::DescribeVpcs::default()).unwrap();
     bench.cloud.expire_role_credentials(bench.now);
     assert_eq!(code(bench.call(&vpc::DescribeVpcs::default())), "InvalidSecurityToken.Expired");
-    bench.key = fetch(&mut bench).access_key();
+    bench.key = fetch(&mut bench).session.access_key();
     bench.call(&vpc::DescribeVpcs::default()).unwrap();
 }
 
