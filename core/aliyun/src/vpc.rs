@@ -119,16 +119,16 @@ pub struct Vpc {
     #[serde(default)]
     pub is_default: bool,
     /// Its vSwitches.
-    #[serde(rename = "VSwitchIds", with = "in_vswitch_id")]
+    #[serde(rename = "VSwitchIds", with = "in_vswitch_id", default)]
     pub vswitch_ids: Vec<String>,
     /// Further IPv4 ranges.
-    #[serde(with = "in_secondary_cidr_block")]
+    #[serde(with = "in_secondary_cidr_block", default)]
     pub secondary_cidr_blocks: Vec<String>,
     /// Ranges that users declare as theirs.
-    #[serde(with = "in_user_cidr")]
+    #[serde(with = "in_user_cidr", default)]
     pub user_cidrs: Vec<String>,
     /// Its route tables.
-    #[serde(with = "in_router_table_ids")]
+    #[serde(with = "in_router_table_ids", default)]
     pub router_table_ids: Vec<String>,
 }
 
@@ -175,13 +175,13 @@ pub struct DescribeVpcAttributeAnswer {
     #[serde(default)]
     pub is_default: bool,
     /// Its vSwitches.
-    #[serde(rename = "VSwitchIds", with = "in_vswitch_id")]
+    #[serde(rename = "VSwitchIds", with = "in_vswitch_id", default)]
     pub vswitch_ids: Vec<String>,
     /// Further IPv4 ranges.
-    #[serde(with = "in_secondary_cidr_block")]
+    #[serde(with = "in_secondary_cidr_block", default)]
     pub secondary_cidr_blocks: Vec<String>,
     /// Ranges that users declare as theirs.
-    #[serde(with = "in_user_cidr")]
+    #[serde(with = "in_user_cidr", default)]
     pub user_cidrs: Vec<String>,
 }
 
@@ -357,13 +357,13 @@ pub struct RouteTable {
     /// Whether dynamic routes enter the table.
     #[serde(default)]
     pub route_propagation_enable: bool,
-    /// vSwitches that use the table.
+    /// vSwitches that use the table. An answer without this list is malformed: what it leaves open decides how nodes are routed.
     #[serde(rename = "VSwitchIds", with = "in_vswitch_id")]
     pub vswitch_ids: Vec<String>,
     /// Gateways that use the table.
-    #[serde(with = "in_gateway_ids")]
+    #[serde(with = "in_gateway_ids", default)]
     pub gateway_ids: Vec<String>,
     /// Tags.
-    #[serde(with = "in_tag")]
+    #[serde(with = "in_tag", default)]
     pub tags: Vec<Tag>,
 }

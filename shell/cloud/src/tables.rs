@@ -98,30 +98,30 @@ impl Client {
             max_result: Some(vpc::MAX_RESULT),
             ..vpc::DescribeRouteEntryList::default()
         };
-        let mut listed = Vec::new();
+        // An entry that moved from one page to another is one entry, and does not make up for one that was passed over.
+        let mut entries: BTreeMap<(IpNet, String), RouteEntry> = BTreeMap::new();
+        let mut without_range = BTreeSet::new();
         let mut tokens = BTreeSet::new();
         loop {
             let answer = self.call(&request, table.as_str()).await?;
-            listed.extend(answer.entries);
+            for listed in answer.entries {
+                let (id, destination) =
+                    (listed.route_entry_id.clone(), listed.destination_cidr_block.clone());
+                match read_entry(table, listed) {
+                    Some(entry) => _ = entries.insert((entry.destination, id), entry),
+                    None => _ = without_range.insert((destination, id)),
+                }
+            }
             if answer.next_token.is_empty() {
                 let counted = answer.total_count.and_then(|count| usize::try_from(count).ok());
-                if counted.is_some_and(|counted| listed.len() < counted) {
-                    return Ok(None);
-                }
-                break;
+                let is_whole = counted.is_none_or(|counted| entries.len() + without_range.len() >= counted);
+                return Ok(is_whole.then(|| entries.into_values().collect()));
             }
             if !tokens.insert(answer.next_token.clone()) {
                 return Err(incomplete(&format!("the list of route entries of {table}")));
             }
             request.next_token = Some(answer.next_token);
         }
-        let entries = listed.into_iter().filter_map(|entry| read_entry(table, entry));
-        // An entry that moved from one page to another is one entry.
-        let mut unique: BTreeMap<(IpNet, String), RouteEntry> = BTreeMap::new();
-        for entry in entries {
-            unique.insert((entry.destination, entry.id.clone()), entry);
-        }
-        Ok(Some(unique.into_values().collect()))
     }
 
     async fn list_all(
