@@ -134,8 +134,8 @@ pub struct Instance {
     /// Tags.
     #[serde(with = "in_tag", default)]
     pub tags: Vec<Tag>,
-    /// Interfaces.
-    #[serde(with = "in_network_interface")]
+    /// Interfaces; none while the instance is being made.
+    #[serde(with = "in_network_interface", default)]
     pub network_interfaces: Vec<InstanceInterface>,
     /// Security groups.
     #[serde(with = "in_security_group_id", default)]

@@ -49,13 +49,13 @@ pub trait ReadRouteTables {
         destinations: &[IpNet],
     ) -> impl Future<Output = Result<Vec<RouteEntry>, Failure>> + Send;
 
-    /// The instances among `ids` (at most [`INSTANCES_LIMIT`]) that exist.
+    /// The instances among `ids` (at most [`INSTANCES_LIMIT`]) that exist and are on a vSwitch.
     fn describe_instances(
         &self,
         ids: &[InstanceId],
     ) -> impl Future<Output = Result<Vec<Instance>, Failure>> + Send;
 
-    /// The network interfaces among `enis` (at most [`INSTANCES_LIMIT`]) whose source/destination check is on.
+    /// The network interfaces among `enis` (at most [`INSTANCES_LIMIT`]) whose source/destination check is not seen to be off.
     fn source_dest_check_on(
         &self,
         enis: &[String],

@@ -13,7 +13,7 @@ use crate::tables::incomplete;
 
 impl Client {
     /// Every page of a list of instances.
-    async fn all_instances(
+    pub(crate) async fn all_instances(
         &self,
         mut request: ecs::DescribeInstances,
         about: &str,

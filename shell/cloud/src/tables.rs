@@ -170,6 +170,17 @@ fn read_entry(table: &VpcRouteTableId, entry: vpc::RouteEntry) -> Option<RouteEn
     })
 }
 
+/// An instance in the controller's words. One that is not yet on a vSwitch, or has no interface there, cannot forward packets and is not there yet.
+fn read_instance(instance: ecs::Instance) -> Option<Instance> {
+    let vswitch = instance.vpc_attributes.vswitch_id;
+    let primary = instance.network_interfaces.into_iter().find(|interface| interface.kind == "Primary")?;
+    (!vswitch.is_empty()).then_some(Instance {
+        id: InstanceId(instance.instance_id),
+        vswitch: VSwitchId(vswitch),
+        primary_eni: primary.network_interface_id,
+    })
+}
+
 fn read_table(table: vpc::RouteTable) -> RouteTable {
     RouteTable {
         id: VpcRouteTableId(table.route_table_id),
@@ -261,28 +272,9 @@ impl ReadRouteTables for Client {
             return Ok(Vec::new());
         }
         let names: Vec<&str> = ids.iter().map(InstanceId::as_str).collect();
-        let mut request = ecs::DescribeInstances::of(self.region(), &names);
-        let mut instances = Vec::new();
-        let mut tokens = BTreeSet::new();
-        loop {
-            let answer = self.call(&request, &names.join(" ")).await?;
-            instances.extend(answer.instances.into_iter().map(|instance| {
-                let primary =
-                    instance.network_interfaces.iter().find(|interface| interface.kind == "Primary");
-                Instance {
-                    primary_eni: primary.map(|eni| eni.network_interface_id.clone()).unwrap_or_default(),
-                    id: InstanceId(instance.instance_id),
-                    vswitch: VSwitchId(instance.vpc_attributes.vswitch_id),
-                }
-            }));
-            if answer.next_token.is_empty() {
-                return Ok(instances);
-            }
-            if !tokens.insert(answer.next_token.clone()) {
-                return Err(incomplete("the list of instances"));
-            }
-            request.next_token = Some(answer.next_token);
-        }
+        let request = ecs::DescribeInstances::of(self.region(), &names);
+        let found = self.all_instances(request, &names.join(" ")).await?;
+        Ok(found.into_iter().filter_map(read_instance).collect())
     }
 
     async fn source_dest_check_on(&self, enis: &[String]) -> Result<Vec<String>, Failure> {
@@ -294,14 +286,15 @@ impl ReadRouteTables for Client {
             max_results: Some(ecs::MAX_RESULTS),
             ..ecs::DescribeNetworkInterfaces::default()
         };
-        let mut on = Vec::new();
+        let mut on: BTreeSet<&String> = enis.iter().collect();
         let mut tokens = BTreeSet::new();
         loop {
             let answer = self.call(&request, &enis.join(" ")).await?;
-            let checked = answer.network_interface_sets.into_iter().filter(|eni| eni.source_dest_check);
-            on.extend(checked.map(|eni| eni.network_interface_id));
+            for eni in answer.network_interface_sets.iter().filter(|eni| !eni.source_dest_check) {
+                on.remove(&eni.network_interface_id);
+            }
             if answer.next_token.is_empty() {
-                return Ok(on);
+                return Ok(on.into_iter().cloned().collect());
             }
             if !tokens.insert(answer.next_token.clone()) {
                 return Err(incomplete("the list of network interfaces"));

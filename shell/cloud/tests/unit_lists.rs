@@ -1,11 +1,11 @@
-//! Lists of the cloud are whole or an error: pages that overlap, go in circles, break off or pass something over.
+//! What the cloud answers is whole or an error: pages that overlap, go in circles, break off or pass something over, and objects that are half made.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use loden_cloud::{AccessKey, Client, Credentials, Endpoint, Endpoints};
-use loden_routes::model::{RouteEntry, VpcId, VpcRouteTableId};
+use loden_routes::model::{InstanceId, RouteEntry, VpcId, VpcRouteTableId};
 use loden_routes::port::{Failure, ReadRouteTables};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -158,5 +158,33 @@ async fn tables_that_are_counted_and_not_shown_are_an_error() {
     script.assert_all_given();
     let script = Script::of([tables(&["vtb-1"]), tables(&["vtb-2"])]).await;
     assert_eq!(script.client.list_tables(&vpc).await.unwrap().len(), 2);
+    script.assert_all_given();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_instance_that_is_half_made_is_not_there_and_hides_no_other() {
+    let whole = json!({
+        "InstanceId": "i-1", "VpcAttributes": {"VSwitchId": "vsw-1"},
+        "NetworkInterfaces": {"NetworkInterface": [{"NetworkInterfaceId": "eni-1", "Type": "Primary"}]},
+    });
+    let young = json!({"InstanceId": "i-2"});
+    let answer = json!({"RequestId": "R", "Instances": {"Instance": [young, whole]}});
+    let script = Script::of([(200, answer)]).await;
+    let ids = ["i-1", "i-2"].map(|id| InstanceId(id.to_owned()));
+    let found = script.client.describe_instances(&ids).await.unwrap();
+    assert_eq!(found.iter().map(|instance| instance.primary_eni.as_str()).collect::<Vec<_>>(), ["eni-1"]);
+    script.assert_all_given();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_check_is_off_only_where_that_is_seen() {
+    let sets = json!([
+        {"NetworkInterfaceId": "eni-off", "Type": "Primary", "SourceDestCheck": false},
+        {"NetworkInterfaceId": "eni-on", "Type": "Primary", "SourceDestCheck": true},
+    ]);
+    let answer = json!({"RequestId": "R", "NetworkInterfaceSets": {"NetworkInterfaceSet": sets}});
+    let script = Script::of([(200, answer)]).await;
+    let asked = ["eni-off", "eni-on", "eni-unseen"].map(str::to_owned);
+    assert_eq!(script.client.source_dest_check_on(&asked).await.unwrap(), ["eni-on", "eni-unseen"]);
     script.assert_all_given();
 }
