@@ -148,6 +148,9 @@ fn duplicate_ipv6_addresses_are_found_where_asked() {
     let ranges = json!([[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]);
     let config = |asked: bool| node.bridge_config(json!({"enabledad": asked, "ipam": {"ranges": ranges}}));
     let (pods, _) = attached(&node, &config(false), 1);
+    let gateway = node.home.ip_json(&["-6", "addr", "show", "dev", "cni0", "scope", "global"]);
+    assert_eq!(gateway[0]["addr_info"][0]["local"], "fd00:10:244:1::1");
+    assert!(gateway[0]["addr_info"][0]["tentative"].is_null(), "it answers the first packet: {gateway}");
     pods[0].sh("ip", &["addr", "add", "fd00:10:244:1::66/64", "dev", "eth0", "nodad"]);
     let add = |asked: bool, container: &str, pod: &Namespace| {
         let attachment = Attachment::new(container, pod);

@@ -12,7 +12,7 @@ use loden_netlink::{
     RouteSocket, VethPeer,
 };
 
-use crate::pair::host::{address, look_up, quieten};
+use crate::pair::host::{address, look_up, quieten, usable};
 use crate::pair::{kernel, random, random_name};
 
 /// How long the port may take to pass packets.
@@ -177,7 +177,7 @@ pub(super) fn give_addresses(
     socket: &mut RouteSocket,
     bridge: &Link,
     gateways: &[IpNet],
-    force: bool,
+    config: &BridgeConfig,
 ) -> Result<(), Error> {
     let mut changes = Vec::new();
     for is_ipv4 in [true, false] {
@@ -193,7 +193,7 @@ pub(super) fn give_addresses(
                 continue;
             }
             for other in present.iter().filter(|other| conflicts(other.net, gateway)) {
-                if !force {
+                if !config.force_address {
                     return Err(Error::internal(format!(
                         "{:?} already has an IP address different from {gateway}",
                         bridge.name
@@ -201,7 +201,8 @@ pub(super) fn give_addresses(
                 }
                 changes.push(Change::DeleteAddress(other.clone()));
             }
-            changes.push(Change::AddAddress(address(bridge.index, gateway)));
+            let detects = config.link.duplicate_detection;
+            changes.push(Change::AddAddress(usable(address(bridge.index, gateway), detects)));
         }
     }
     if !changes.is_empty() {

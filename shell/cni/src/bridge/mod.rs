@@ -111,7 +111,7 @@ fn give_gateway(
     let vlan_gateway =
         vlan_gateway.map(|name| host::vlan_gateway(socket, bridge, &name, &config.vlans)).transpose()?;
     let link = vlan_gateway.as_ref().unwrap_or(bridge);
-    host::give_addresses(socket, link, &gateways, config.force_address)?;
+    host::give_addresses(socket, link, &gateways, config)?;
     forward(&gateways)?;
     Ok(vlan_gateway)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use loden_cni_protocol::error::Error;
-use loden_netlink::{Address, Link, RouteSocket, sysctl};
+use loden_netlink::{Address, Link, RouteSocket, address_flags, sysctl};
 
 use super::kernel;
 
@@ -23,6 +23,13 @@ pub(crate) fn address(index: u32, net: IpNet) -> Address {
         _ => None,
     };
     Address { broadcast, ..Address::new(index, net) }
+}
+
+/// An IPv6 address can be used at once unless the detection of duplicates was asked for: on a link that holds nobody but this host's
+/// containers nobody else gives addresses, and the first packets would wait for about a second.
+pub(crate) fn usable(address: Address, detects: bool) -> Address {
+    let nodad = if detects || address.net.addr().is_ipv4() { 0 } else { address_flags::NODAD };
+    Address { flags: address.flags | nodad, ..address }
 }
 
 /// Makes the node forward packets of the families of these addresses.

@@ -14,7 +14,7 @@ use loden_netlink::{
 use crate::call::Call;
 use crate::delegate::Delegate;
 use crate::pair::attempt::{Attempt, ask, detach, in_container, on_host, sweep};
-use crate::pair::host::{address, forward, look_up, quieten};
+use crate::pair::host::{address, forward, look_up, quieten, usable};
 use crate::pair::{self, Pair, Wanted, kernel, marks};
 use crate::{Plugin, netns};
 
@@ -93,12 +93,6 @@ fn host_side(index: u32, alias: Option<String>, paths: &[Path], detects: bool) -
 fn near_address(index: u32, path: &Path, detects: bool) -> Address {
     let near = usable(address(index, path.address), detects);
     Address { flags: near.flags | address_flags::NOPREFIXROUTE, ..near }
-}
-
-/// Nobody but the host is on the link, so an IPv6 address can be used at once unless detection was asked for.
-fn usable(address: Address, detects: bool) -> Address {
-    let nodad = if detects || address.net.addr().is_ipv4() { 0 } else { address_flags::NODAD };
-    Address { flags: address.flags | nodad, ..address }
 }
 
 /// The gateway is on the link, and the rest of the subnet behind it.
