@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use loden_addr::{ClusterIpam, PodRange};
 use loden_cloud::{Client, ConfigWatch, Connection, Environment, Observe, Reload};
 use loden_controller_driver::{
-    Driver, Instruction, IpamSettings, METRICS_CONTENT_TYPE, Metrics, NodeSettings, Parts, Place, dry_run,
-    watch_options,
+    CredentialFigures, Driver, Instruction, IpamSettings, METRICS_CONTENT_TYPE, Metrics, NodeSettings, Parts,
+    Place, dry_run, watch_options,
 };
 use loden_kube::{Access, Campaign, Cluster, EventKind, Regarding};
 use loden_routes::controller::{About, Notice, Settings, Severity};
@@ -162,6 +162,12 @@ async fn prepare_cloud(flags: &Flags, metrics: &Metrics) -> Result<(Connection, 
         tracing::warn!("cloud config: {remark}");
     }
     cloud.client = cloud.client.observed_by(Arc::new(Calls(metrics.clone())));
+    let credentials = cloud.credentials.clone();
+    metrics.ask_of_credentials(move || {
+        let standing = credentials.standing();
+        let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default();
+        CredentialFigures { left: standing.expires_at.map(left), fetching_fails: standing.fetching_fails }
+    });
     let watch = ConfigWatch::new(&options, &cloud)?;
     Ok((cloud, watch))
 }

@@ -49,6 +49,12 @@ fn trouble(alert: &str) -> Vec<(&'static str, &'static str)> {
             (r#"loden_time_to_route_seconds_bucket{le="102.4"}"#, "0+2x60"),
             (r#"loden_time_to_route_seconds_bucket{le="+Inf"}"#, "0+2x60"),
         ],
+        "LodenPodCIDRNearlyUsed" => vec![
+            (r#"loden_ipam_subnets{cidr="172.20.0.0/16",family="ipv4",state="free"}"#, "10x60"),
+            (r#"loden_ipam_subnets{cidr="172.20.0.0/16",family="ipv4",state="held"}"#, "246x60"),
+        ],
+        "LodenNodesWithoutSubnet" => vec![("loden_ipam_nodes_without_subnet", "1x60")],
+        "LodenCredentialsNotRenewed" => vec![("loden_cloud_credentials_fetch_fails", "1x60")],
         "LodenNodesUnserved" => vec![("loden_nodes_unserved", "1x60")],
         "LodenCloudConfigBroken" => {
             vec![(r#"loden_config_reloads_total{outcome="broken"}"#, "0x50 1x10")]
@@ -81,6 +87,10 @@ const WELL: &[(&str, &str)] = &[
     (r#"loden_time_to_route_seconds_bucket{le="51.2"}"#, "0+2x60"),
     (r#"loden_time_to_route_seconds_bucket{le="+Inf"}"#, "0+2x60"),
     ("loden_nodes_unserved", "0x60"),
+    (r#"loden_ipam_subnets{cidr="172.20.0.0/16",family="ipv4",state="free"}"#, "250x60"),
+    (r#"loden_ipam_subnets{cidr="172.20.0.0/16",family="ipv4",state="held"}"#, "6x60"),
+    ("loden_ipam_nodes_without_subnet", "0x60"),
+    ("loden_cloud_credentials_fetch_fails", "0x60"),
     (r#"loden_config_reloads_total{outcome="broken"}"#, "0x60"),
 ];
 

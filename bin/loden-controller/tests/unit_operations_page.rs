@@ -28,6 +28,7 @@ const NO_REASONS: &[&str] = &[
 
 /// What becomes Events and conditions.
 const TELLERS: &[&str] = &[
+    "core/addr/src",
     "core/nodes/src",
     "core/routes/src",
     "shell/controller/src",
@@ -70,15 +71,20 @@ fn every_reason_is_explained() {
 
 /// Every metric's name without the suffixes that its type adds, as it is registered.
 fn registered() -> BTreeSet<String> {
-    let (_, code) = rust_sources("shell/controller/src/metrics.rs").remove(0);
-    let after = code.split("registry.register(").skip(1);
-    after.map(|rest| format!("loden_{}", rest.split('"').nth(1).unwrap())).collect()
+    let of = |file: &str, prefix: &str| -> BTreeSet<String> {
+        let (_, code) = rust_sources(file).remove(0);
+        let after = code.split("registry.register(").skip(1);
+        after.map(|rest| format!("{prefix}{}", rest.split('"').nth(1).unwrap())).collect()
+    };
+    let own = of("shell/controller/src/metrics.rs", "loden_");
+    own.into_iter().chain(of("shell/controller/src/process.rs", "")).collect()
 }
 
 /// Names of metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.split(|c| !word(c)).filter(|word| word.starts_with("loden_")).map(str::to_owned).collect()
+    let is_metric = |word: &&str| ["loden_", "process_"].iter().any(|prefix| word.starts_with(prefix));
+    text.split(|c| !word(c)).filter(is_metric).map(str::to_owned).collect()
 }
 
 fn base(name: &str) -> &str {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::ipam::{Adoption, Exhausted, Irregularity, NodeIpam};
+use crate::ipam::{Adoption, Exhausted, Irregularity, NodeIpam, Occupancy};
 use crate::subnets::{DivisionError, overlap};
 
 /// One pod CIDR, and how it is cut.
@@ -111,6 +111,11 @@ impl ClusterIpam {
                 Err(exhausted)
             }
         }
+    }
+
+    /// How far each pod CIDR is used up.
+    pub fn occupancy(&self) -> impl Iterator<Item = Occupancy> {
+        self.families.iter().flatten().map(NodeIpam::occupancy)
     }
 
     /// Frees the subnets of a node that is gone, and says which they were.

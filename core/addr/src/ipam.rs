@@ -96,6 +96,17 @@ pub struct Exhausted {
     pub count: u128,
 }
 
+/// How far a pod CIDR is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy {
+    /// The pod CIDR.
+    pub pod_cidr: IpNet,
+    /// Nodes that hold a subnet of it.
+    pub held: usize,
+    /// Subnets that can still be given. Those that a reserved range or a node's subnet of another mask touches cannot.
+    pub free: u128,
+}
+
 impl NodeIpam {
     /// Starts with every subnet of `pod_cidr` free but those that overlap `reserved` (the service CIDR).
     ///
@@ -205,6 +216,22 @@ impl NodeIpam {
         Some(subnet)
     }
 
+    /// How far the pod CIDR is used up. One pass over the subnets in use.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        let (mut used, mut next) = (0_u128, 0_u128);
+        for (start, holders) in &self.spans {
+            let end = holders.values().copied().max().unwrap_or(*start).saturating_add(1);
+            used += end.saturating_sub(next.max(*start));
+            next = next.max(end);
+        }
+        Occupancy {
+            pod_cidr: self.pool.network(),
+            held: self.held.len(),
+            free: self.pool.count().saturating_sub(used),
+        }
+    }
+
     /// The pod CIDR.
     #[must_use]
     pub fn network(&self) -> IpNet {
@@ -288,6 +315,25 @@ mod tests {
         assert_eq!(ipam.assign("next"), Ok(net("172.20.5.0/24")));
         ipam.release("wide");
         assert_eq!(ipam.assign("after"), Ok(net("172.20.1.0/24")));
+    }
+
+    #[test]
+    fn what_is_free_can_be_given_and_no_more() {
+        let reserved = vec![net("172.20.1.0/25")];
+        let mut ipam = NodeIpam::new(net("172.20.0.0/21"), 24, reserved).unwrap();
+        let free = |ipam: &NodeIpam| (ipam.occupancy().held, ipam.occupancy().free);
+        assert_eq!(free(&ipam), (0, 7));
+        ipam.adopt("wide", net("172.20.2.0/23"));
+        ipam.adopt("inside", net("172.20.3.0/24"));
+        ipam.adopt("elsewhere", net("10.0.0.0/24"));
+        assert_eq!(free(&ipam), (3, 5));
+        for node in ["a", "b", "c", "d", "e"] {
+            ipam.assign(node).unwrap();
+        }
+        assert_eq!(free(&ipam), (8, 0));
+        ipam.assign("f").unwrap_err();
+        ipam.release("wide");
+        assert_eq!(free(&ipam), (7, 1));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod rules;
 mod subnets;
 
 pub use cluster::{ClusterIpam, PodRange};
-pub use ipam::{Adoption, Exhausted, Irregularity, NodeIpam};
+pub use ipam::{Adoption, Exhausted, Irregularity, NodeIpam, Occupancy};
 pub use plan::{
     ClusterInputs, ClusterPlan, DEFAULT_ROUTE_QUOTA, Limit, PODS_PER_NODE, plan, usable_addresses,
 };

@@ -69,7 +69,16 @@ pub struct Credentials {
 #[expect(clippy::large_enum_variant, reason = "there is one, behind an Arc")]
 enum Source {
     Fixed { key: AccessKey, origin: String },
-    Fetched { from: Fetcher, cached: Mutex<Option<Cached>> },
+    Fetched { from: Fetcher, cached: Mutex<Option<Cached>>, standing: std::sync::Mutex<Standing> },
+}
+
+/// How temporary credentials stand. Of a key that does not end there is nothing to say: no end, no failure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The end of those that were fetched last.
+    pub expires_at: Option<SystemTime>,
+    /// Whether the last attempt at fetching failed.
+    pub fetching_fails: bool,
 }
 
 #[derive(Debug)]
@@ -101,7 +110,7 @@ impl Credentials {
     }
 
     fn fetched(from: Fetcher) -> Self {
-        Self::of(Source::Fetched { from, cached: Mutex::default() })
+        Self::of(Source::Fetched { from, cached: Mutex::default(), standing: std::sync::Mutex::default() })
     }
 
     /// An access key that does not change. `origin` says in errors where it was set.
@@ -150,6 +159,15 @@ impl Credentials {
         self.source().origin()
     }
 
+    /// How they stand, without fetching anything or waiting for anybody.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match &*self.source() {
+            Source::Fixed { .. } => Standing::default(),
+            Source::Fetched { standing, .. } => *standing.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
     /// The key to sign with now. One that ends is fetched anew well before; while that fails, the old one is used up.
     ///
     /// # Errors
@@ -193,10 +211,11 @@ impl Source {
     }
 
     async fn key(&self) -> Result<AccessKey, CredentialsError> {
-        let (from, cached) = match self {
+        let (from, cached, standing) = match self {
             Self::Fixed { key, .. } => return Ok(key.clone()),
-            Self::Fetched { from, cached } => (from, cached),
+            Self::Fetched { from, cached, standing } => (from, cached, standing),
         };
+        let standing = || standing.lock().unwrap_or_else(PoisonError::into_inner);
         // The lock is held while fetching, so that many callers make one fetch.
         let mut cached = cached.lock().await;
         let now = SystemTime::now();
@@ -205,12 +224,14 @@ impl Source {
         }
         let error = match from.fetch(now).await {
             Ok(fresh) => {
+                *standing() = Standing { expires_at: Some(fresh.expires_at), fetching_fails: false };
                 let renew_at = renewal(now, fresh.expires_at);
                 let fresh = Cached { key: fresh.key, renew_at, expires_at: fresh.expires_at };
                 return Ok(cached.insert(fresh).key.clone());
             }
             Err(error) => error,
         };
+        standing().fetching_fails = true;
         match cached.as_mut().filter(|current| now < current.expires_at) {
             Some(current) => {
                 tracing::warn!(%error, origin = from.origin(), "using credentials further, as fetching new ones failed");

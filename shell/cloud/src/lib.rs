@@ -25,7 +25,7 @@ mod tables;
 pub use client::{CallCause, CallError, Client, Observe};
 pub use config::{CloudConfig, CloudConfigError};
 pub use connect::{ConnectError, Connection, Options, connect};
-pub use credentials::{AddonFile, Credentials, CredentialsError, OidcRole};
+pub use credentials::{AddonFile, Credentials, CredentialsError, OidcRole, Standing};
 pub use endpoint::{Endpoint, EndpointError, Endpoints, Network};
 pub use environment::Environment;
 pub use loden_aliyun::sign::AccessKey;

@@ -387,6 +387,9 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
                 self.metrics.routed(took);
             }
         }
+        if let Some(ipam) = &self.ipam {
+            self.metrics.publish_ipam(&ipam.figures());
+        }
     }
 
     fn obey(&mut self, instruction: Instruction) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use loden_addr::{ClusterIpam, DivisionError, Irregularity, PodRange};
+use loden_addr::{ClusterIpam, DivisionError, Irregularity, Occupancy, PodRange};
 use loden_kube::{NodeView, PodCidrOutcome};
 use loden_reconcile::{Backoff, Moment, Queue};
 
@@ -41,6 +41,8 @@ pub(crate) struct Ipam {
     queue: Queue<String>,
     in_flight: BTreeSet<String>,
     told: BTreeMap<String, String>,
+    /// Nodes for which no subnet is left.
+    refused: BTreeSet<String>,
     reports: Vec<Report>,
     /// Nodes with a subnet are taken note of before the first node without one is served.
     complete: bool,
@@ -54,6 +56,7 @@ impl Ipam {
             queue: Queue::new(Backoff::new(Duration::from_millis(200), Duration::from_secs(60))),
             in_flight: BTreeSet::new(),
             told: BTreeMap::new(),
+            refused: BTreeSet::new(),
             reports: Vec::new(),
             complete: false,
         })
@@ -68,6 +71,7 @@ impl Ipam {
         if node.pod_cidrs.is_empty() {
             self.queue.add(name.clone(), now);
         } else {
+            self.refused.remove(&name);
             self.adopt(&node, &networks(&node.pod_cidrs));
         }
         self.nodes.insert(name, node);
@@ -92,6 +96,7 @@ impl Ipam {
         self.nodes.remove(name);
         self.queue.remove(&name.to_owned());
         self.told.remove(name);
+        self.refused.remove(name);
         if !self.pool.release(name).is_empty() {
             // Room for those who go without.
             let without: Vec<String> = self
@@ -120,10 +125,14 @@ impl Ipam {
             }
             match self.pool.assign(&name) {
                 Ok(pod_cidrs) => {
+                    self.refused.remove(&name);
                     self.in_flight.insert(name);
                     return Some(Grant { node, pod_cidrs });
                 }
-                Err(exhausted) => self.tell(&node, "CIDRNotAvailable", exhausted.to_string()),
+                Err(exhausted) => {
+                    self.refused.insert(name);
+                    self.tell(&node, "CIDRNotAvailable", exhausted.to_string());
+                }
             }
         }
         None
@@ -179,6 +188,11 @@ impl Ipam {
 
     pub(crate) fn reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)
+    }
+
+    /// How far the pod CIDRs are used up, and for how many nodes nothing is left.
+    pub(crate) fn figures(&self) -> (Vec<Occupancy>, usize) {
+        (self.pool.occupancy().collect(), self.refused.len())
     }
 
     pub(crate) fn next_due(&self) -> Option<Moment> {

@@ -11,10 +11,11 @@ mod dry_run;
 mod ipam;
 mod metrics;
 mod nodes;
+mod process;
 
 pub use control::NodeSettings;
 pub use driver::{Driver, Instruction, Parts, Place};
 pub use dry_run::{DryRunError, Preview, dry_run};
 pub use ipam::IpamSettings;
-pub use metrics::{METRICS_CONTENT_TYPE, Metrics};
+pub use metrics::{CredentialFigures, METRICS_CONTENT_TYPE, Metrics};
 pub use nodes::watch_options;

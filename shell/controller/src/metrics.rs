@@ -4,18 +4,23 @@
 //! the entries of each table, at most once a second and only after something happened. Every name here is explained in `docs/operations.md`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
+use loden_addr::Occupancy;
 use loden_routes::controller::{Figures, Severity, TableFigures, Why};
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use crate::process::ProcessMetrics;
 
 /// The content type of [`Metrics::text`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -48,7 +53,32 @@ struct Shared {
     ready: Gauge,
     reloads: Family<Labels, Counter>,
     events: Family<Labels, Counter>,
+    subnets: Family<Labels, Gauge>,
+    nodes_without_subnet: Gauge,
+    /// What has no value when there is nothing to say, for which a family is the only way.
+    credentials_end: Family<Labels, Gauge>,
+    credentials_fail: Gauge,
+    credentials: OnceLock<Credentials>,
+    process: ProcessMetrics,
     published: Mutex<Published>,
+}
+
+/// How the cloud's credentials stand at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CredentialFigures {
+    /// How long they are still good for; nothing for those that do not end.
+    pub left: Option<Duration>,
+    /// Whether the last attempt at fetching others failed.
+    pub fetching_fails: bool,
+}
+
+/// Who knows how the credentials stand.
+struct Credentials(Box<dyn Fn() -> CredentialFigures + Send + Sync>);
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
 }
 
 /// What was published last, so that what is gone goes from the metrics too.
@@ -90,6 +120,12 @@ impl Metrics {
             ready: Gauge::default(),
             reloads: Family::default(),
             events: Family::default(),
+            subnets: Family::default(),
+            nodes_without_subnet: Gauge::default(),
+            credentials_end: Family::default(),
+            credentials_fail: Gauge::default(),
+            credentials: OnceLock::new(),
+            process: ProcessMetrics::new(),
             published: Mutex::default(),
         };
         let build = Info::new(vec![("version", version.to_owned())]);
@@ -139,6 +175,26 @@ impl Metrics {
         registry.register("ready", "1 while this process is ready", s.ready.clone());
         registry.register("config_reloads", "Changes of the cloud-config file by outcome", s.reloads.clone());
         registry.register("events", "Events told, by reason and type", s.events.clone());
+        registry.register(
+            "ipam_subnets",
+            "Node subnets of each pod CIDR: held by nodes, and free",
+            s.subnets.clone(),
+        );
+        registry.register(
+            "ipam_nodes_without_subnet",
+            "Nodes for which no subnet is left",
+            s.nodes_without_subnet.clone(),
+        );
+        registry.register(
+            "cloud_credentials_left_seconds",
+            "How long the temporary credentials fetched last are still good for; absent for a key that does not end",
+            s.credentials_end.clone(),
+        );
+        registry.register(
+            "cloud_credentials_fetch_fails",
+            "1 while the last attempt at fetching temporary credentials failed",
+            s.credentials_fail.clone(),
+        );
         shared.registry = registry;
         // Known from the start, so that a rate over them is right from the first one on.
         for outcome in ["taken", "broken"] {
@@ -150,10 +206,30 @@ impl Metrics {
     /// All of them in the text format of OpenMetrics.
     #[must_use]
     pub fn text(&self) -> String {
+        if let Some(Credentials(ask)) = self.shared.credentials.get() {
+            let figures = ask();
+            match figures.left {
+                Some(left) => {
+                    let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+                    self.shared.credentials_end.get_or_create(&Labels::new()).set(seconds);
+                }
+                None => {
+                    self.shared.credentials_end.remove(&Labels::new());
+                }
+            }
+            self.shared.credentials_fail.set(i64::from(figures.fetching_fails));
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.shared.registry);
+        let _ = encode_registry(&mut text, &self.shared.registry);
+        let _ = encode_registry(&mut text, self.shared.process.now());
+        let _ = encode_eof(&mut text);
         text
+    }
+
+    /// Asks `how` about the cloud's credentials at each scrape from now on. It must not wait for anything. Only the first one given is asked.
+    pub fn ask_of_credentials(&self, how: impl Fn() -> CredentialFigures + Send + Sync + 'static) {
+        let _asked_already = self.shared.credentials.set(Credentials(Box::new(how)));
     }
 
     /// A call to the cloud ended.
@@ -239,6 +315,22 @@ impl Metrics {
         published.throttled += more;
     }
 
+    pub(crate) fn publish_ipam(&self, (ranges, without): &(Vec<Occupancy>, usize)) {
+        for range in ranges {
+            let family = if matches!(range.pod_cidr, IpNet::V4(_)) { "ipv4" } else { "ipv6" };
+            let free = i64::try_from(range.free).unwrap_or(i64::MAX);
+            for (state, count) in [("held", whole(range.held)), ("free", free)] {
+                let labels = vec![
+                    ("cidr", range.pod_cidr.to_string()),
+                    ("family", family.to_owned()),
+                    ("state", state.to_owned()),
+                ];
+                self.shared.subnets.get_or_create(&labels).set(count);
+            }
+        }
+        self.shared.nodes_without_subnet.set(whole(*without));
+    }
+
     fn published(&self) -> MutexGuard<'_, Published> {
         // Held by the loop alone; what a panic left there is at worst published again.
         self.shared.published.lock().unwrap_or_else(PoisonError::into_inner)
@@ -317,5 +409,40 @@ mod tests {
         }
         assert!(!text.contains("vtb-a") && !text.contains("why=\"answer\""), "{text}");
         assert!(!text.contains("loden_route_quota_limit{"), "{text}");
+    }
+
+    #[test]
+    fn credentials_and_the_process_are_looked_at_when_somebody_asks() {
+        let metrics = Metrics::new("1");
+        assert!(!metrics.text().contains("\nloden_cloud_credentials_left_seconds"));
+        let left = Arc::new(Mutex::new(Some(Duration::from_millis(90_500))));
+        let asked = Arc::clone(&left);
+        metrics.ask_of_credentials(move || {
+            let left = *asked.lock().unwrap();
+            CredentialFigures { left, fetching_fails: left.is_some() }
+        });
+        let text = metrics.text();
+        assert!(text.contains("loden_cloud_credentials_left_seconds{} 90\n"), "{text}");
+        assert!(text.contains("loden_cloud_credentials_fetch_fails 1\n"), "{text}");
+        assert!(text.contains("process_resident_memory_bytes ") && text.ends_with("# EOF\n"), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
+        *left.lock().unwrap() = None;
+        assert!(!metrics.text().contains("\nloden_cloud_credentials_left_seconds"));
+    }
+
+    #[test]
+    fn pod_cidrs_are_told_by_family() {
+        let metrics = Metrics::new("1");
+        let range = |net: &str, free| Occupancy { pod_cidr: net.parse().unwrap(), held: 3, free };
+        metrics.publish_ipam(&(vec![range("172.20.0.0/16", 253), range("fd00::/16", u128::MAX)], 2));
+        let text = metrics.text();
+        for line in [
+            "loden_ipam_subnets{cidr=\"172.20.0.0/16\",family=\"ipv4\",state=\"free\"} 253",
+            "loden_ipam_subnets{cidr=\"172.20.0.0/16\",family=\"ipv4\",state=\"held\"} 3",
+            "loden_ipam_subnets{cidr=\"fd00::/16\",family=\"ipv6\",state=\"free\"} 9223372036854775807",
+            "loden_ipam_nodes_without_subnet 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
     }
 }
