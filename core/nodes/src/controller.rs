@@ -5,6 +5,9 @@
 //! controller has judged; a Node object is deleted only when complete answers said twice that its instance is gone and its kubelet is silent. If the
 //! first broke, pods would start on a node that others cannot reach; if the second did, an outage of the API would empty the cluster.
 
+mod calls;
+mod exchange;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +20,8 @@ use loden_routes::model::{InstanceId, Readiness};
 use crate::desired::desired;
 use crate::model::{Instance, Node};
 use crate::plan::{Gate, Plan, Step, diff};
-use crate::port::{Failure, FailureClass, INSTANCES_LIMIT};
+
+pub use exchange::{Action, Call, Event, Nodes, Poll, Settings};
 
 /// For more fresh nodes, so that one call asks for all of them.
 const GATHER: Duration = Duration::from_millis(20);
@@ -36,101 +40,6 @@ const CONTEST: Duration = Duration::from_secs(600);
 const DELETE_PERCENT: usize = 20;
 const MIN_DELETED: usize = 10;
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// What node control is to do; fixed while it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The region of the cluster. Nodes of others are left alone: their instances would look gone.
-    pub region: String,
-    /// Tell IPv6 addresses.
-    pub dual_stack: bool,
-    /// A route controller is at work: a node keeps its taint until that one has written its condition.
-    pub routes: bool,
-    /// A node keeps its taint until the source/destination check of its instance is known to be off.
-    pub source_dest_check_off: bool,
-    /// How often the cloud is asked about every instance though nothing happened.
-    pub audit: Duration,
-}
-
-/// The nodes as they are now.
-pub trait Nodes {
-    /// The node of this name.
-    fn node(&self, name: &str) -> Option<Node>;
-}
-
-impl Nodes for BTreeMap<String, Node> {
-    fn node(&self, name: &str) -> Option<Node> {
-        self.get(name).cloned()
-    }
-}
-
-/// Something that happened.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// A node is there, or is no longer as it was.
-    Node(Box<Node>),
-    /// A node is gone.
-    NodeGone(String),
-    /// Every node that there is has been told by now.
-    NodesComplete,
-    /// A call to the cloud ended.
-    Answered {
-        /// The call.
-        id: u64,
-        /// The instances that there are, or why that is not known.
-        result: Result<Vec<Instance>, Failure>,
-    },
-    /// A plan was carried out, or failed at one of its steps.
-    Applied {
-        /// The node.
-        node: String,
-        /// Its UID.
-        uid: String,
-        /// How it ended.
-        result: Result<(), String>,
-    },
-    /// What became known of an instance's source/destination check.
-    Check {
-        /// The instance.
-        instance: InstanceId,
-        /// Whether it is off.
-        off: bool,
-    },
-}
-
-/// A call to the cloud.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
-    /// [`crate::port::ReadInstances::describe_nodes`].
-    Describe(Vec<InstanceId>),
-    /// [`crate::port::ReadInstances::find_by_address`].
-    Find(Vec<IpAddr>),
-}
-
-/// Something to do. Actions do not wait for each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Call the cloud, then tell [`Event::Answered`].
-    Cloud {
-        /// To be told with the answer.
-        id: u64,
-        /// The call.
-        call: Call,
-    },
-    /// Carry out a plan, then tell [`Event::Applied`].
-    Apply(Plan),
-    /// Tell people.
-    Notice(Notice),
-}
-
-/// What [`Controller::poll`] wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Poll {
-    /// Do this, and poll again.
-    Act(Action),
-    /// Nothing to do before this time, unless an event comes; `None`: only after an event.
-    Wait(Option<Moment>),
-}
 
 /// What was last heard of an instance.
 #[derive(Debug)]
@@ -402,138 +311,6 @@ impl Controller {
         }
     }
 
-    fn next_call(&mut self, now: Moment, nodes: &impl Nodes) -> Option<Action> {
-        if self.flight.is_some() || self.pause > now {
-            return None;
-        }
-        let mut asked = Vec::new();
-        while asked.len() < INSTANCES_LIMIT
-            && let Some(instance) = self.describe.pop(now)
-        {
-            asked.push(instance);
-        }
-        if !asked.is_empty() {
-            let call = Call::Describe(asked.clone());
-            return Some(self.call(Flight::Describe(asked), call));
-        }
-        let mut wanted: Vec<(IpAddr, String)> = Vec::new();
-        while wanted.len() < INSTANCES_LIMIT
-            && let Some(name) = self.find.pop(now)
-        {
-            match nodes.node(&name).and_then(|node| node.private_address()) {
-                Some(address) => wanted.push((address, name)),
-                None => self.stand(About::Node(name), "ProviderIDNotFound", || {
-                    "the node has neither a provider ID nor an address to find its instance by; start kubelet with --provider-id=<region>.<instance> or --node-ip".to_owned()
-                }),
-            }
-        }
-        if wanted.is_empty() {
-            return None;
-        }
-        let addresses: BTreeSet<IpAddr> = wanted.iter().map(|(address, _)| *address).collect();
-        let call = Call::Find(addresses.into_iter().collect());
-        Some(self.call(Flight::Find(wanted), call))
-    }
-
-    fn call(&mut self, flight: Flight, call: Call) -> Action {
-        self.next_call += 1;
-        self.flight = Some((self.next_call, flight));
-        Action::Cloud { id: self.next_call, call }
-    }
-
-    fn answered(&mut self, now: Moment, id: u64, result: Result<Vec<Instance>, Failure>) {
-        let Some((_, flight)) = self.flight.take_if(|(flight, _)| *flight == id) else { return };
-        let instances = match result {
-            Ok(instances) => instances,
-            Err(failure) => return self.call_failed(now, flight, &failure),
-        };
-        self.failures = 0;
-        self.over(&About::Controller, "CloudAccessDenied");
-        match flight {
-            Flight::Describe(asked) => self.described(now, asked, instances),
-            Flight::Find(wanted) => self.found(now, wanted, &instances),
-        }
-    }
-
-    fn call_failed(&mut self, now: Moment, flight: Flight, failure: &Failure) {
-        match flight {
-            Flight::Describe(asked) => {
-                asked.into_iter().for_each(|instance| self.describe.add(instance, now))
-            }
-            Flight::Find(wanted) => wanted.into_iter().for_each(|(_, name)| self.find.add(name, now)),
-        }
-        self.failures = self.failures.saturating_add(1);
-        let rest = RETRY.delay(self.failures, self.next_call);
-        self.pause = now + failure.retry_after.unwrap_or_default().max(rest);
-        if failure.class == FailureClass::Denied {
-            self.stand(About::Controller, "CloudAccessDenied", || {
-                format!("the ECS API refuses the controller's credentials: {failure}; node control needs ecs:DescribeInstances, or leave node out of --controllers")
-            });
-        }
-    }
-
-    fn described(&mut self, now: Moment, asked: Vec<InstanceId>, instances: Vec<Instance>) {
-        let mut here: BTreeMap<InstanceId, Instance> =
-            instances.into_iter().map(|instance| (instance.id.clone(), instance)).collect();
-        for id in asked {
-            // A node may have left while the call was under way.
-            if !self.on_instance.contains_key(&id) {
-                continue;
-            }
-            let (heard, news) = match (here.remove(&id), self.heard.get(&id)) {
-                (Some(now_here), Some(Heard::Here(known))) if **known == now_here => continue,
-                (Some(now_here), _) => (Heard::Here(Box::new(now_here)), true),
-                (None, Some(Heard::Missing(times))) => (Heard::Missing(times.saturating_add(1)), true),
-                (None, _) => (Heard::Missing(1), true),
-            };
-            self.describe.succeeded(&id);
-            self.heard.insert(id.clone(), heard);
-            if news {
-                self.look_at_nodes_of(now, &id);
-            }
-        }
-    }
-
-    fn found(&mut self, now: Moment, wanted: Vec<(IpAddr, String)>, instances: &[Instance]) {
-        for (address, name) in wanted {
-            if !self.nodes.contains_key(&name) {
-                continue;
-            }
-            let at = |instance: &&Instance| instance.internal.iter().any(|text| text.parse() == Ok(address));
-            let matching: Vec<&Instance> = instances.iter().filter(at).collect();
-            let problem = match matching.as_slice() {
-                [] => format!("no instance of the VPC has the node's address {address}"),
-                [instance] => match self.on_instance.get(&instance.id).and_then(|nodes| nodes.first()) {
-                    Some(other) if *other != name => format!(
-                        "instance {} has the node's address {address}, and node {other} says that it runs there",
-                        instance.id
-                    ),
-                    _ => {
-                        self.found.insert(name.clone(), instance.id.clone());
-                        self.on_instance.entry(instance.id.clone()).or_default().insert(name.clone());
-                        self.heard.insert(instance.id.clone(), Heard::Here(Box::new((*instance).clone())));
-                        if let Some(seen) = self.nodes.get_mut(&name) {
-                            seen.instance = Some(instance.id.clone());
-                        }
-                        self.find.succeeded(&name);
-                        self.over(&About::Node(name.clone()), "ProviderIDNotFound");
-                        self.look.add(name, now);
-                        continue;
-                    }
-                },
-                several => format!(
-                    "{} instances have the node's address {address}: {}",
-                    several.len(),
-                    several.iter().map(|instance| instance.id.as_str()).collect::<Vec<_>>().join(", ")
-                ),
-            };
-            self.stand(About::Node(name.clone()), "ProviderIDNotFound", || {
-                format!("the node has no provider ID, and {problem}; start kubelet with --provider-id=<region>.<instance>")
-            });
-            self.find.failed(name.clone(), now, name.len() as u64);
-        }
-    }
-
     fn applied(&mut self, now: Moment, name: &str, uid: &str, result: Result<(), String>) {
         let Some(seen) = self.nodes.get_mut(name).filter(|seen| seen.uid == uid) else { return };
         seen.in_flight = false;
@@ -589,23 +366,13 @@ impl Controller {
         if plan.steps.is_empty() || (!node.uninitialized && self.is_contested(now, name)) {
             return None;
         }
-        if plan.steps.contains(&Step::RemoveTaint) {
-            self.notices.push_back(Notice {
-                about: about(),
-                severity: Severity::Normal,
-                reason: "NodeInitialized",
-                message: format!(
-                    "addresses, labels and provider ID are those of instance {id}; the node takes pods"
-                ),
-            });
-        }
-        self.begin(name);
+        self.begin(name, plan.steps.contains(&Step::RemoveTaint));
         Some(plan)
     }
 
-    fn begin(&mut self, name: &str) {
+    fn begin(&mut self, name: &str, initializing: bool) {
         if let Some(seen) = self.nodes.get_mut(name) {
-            seen.in_flight = true;
+            (seen.in_flight, seen.initializing) = (true, initializing);
         }
     }
 
@@ -675,7 +442,7 @@ impl Controller {
             reason: "DeletingNode",
             message: format!("kubelet is silent and instance {id} is gone: the Node object is deleted"),
         });
-        self.begin(&node.name);
+        self.begin(&node.name, false);
         Some(Plan {
             node: node.name.clone(),
             uid: node.uid.clone(),

@@ -7,6 +7,7 @@
 pub mod conditions;
 mod config;
 pub mod iptables;
+pub mod listed;
 pub mod nft;
 
 pub use config::{Backend, Container, PortMapping, PortmapConfig};

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::Address;
+use crate::port::Failure;
 use crate::testing::{complete, instance, node};
 
 /// Cloud, API server and clock.
@@ -363,9 +364,13 @@ fn writes_that_fail_are_tried_again_and_told() {
     world.refuses = true;
     world.run(Duration::from_secs(120));
     assert!(world.notices.iter().any(|line| line.starts_with("n1 NodeWriteFailed")));
+    let initialized =
+        |world: &World| world.notices.iter().filter(|line| line.starts_with("n1 NodeInitialized")).count();
+    assert_eq!(initialized(&world), 0, "what was refused is not called done");
     world.refuses = false;
     world.run(Duration::from_secs(130));
     assert!(!world.nodes["n1"].uninitialized);
+    assert_eq!(initialized(&world), 1);
 }
 
 #[test]

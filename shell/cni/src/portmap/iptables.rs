@@ -8,9 +8,9 @@ use loden_cni_protocol::ValidAttachments;
 use loden_cni_protocol::error::Error;
 use loden_cni_protocol::portmap::PortmapConfig;
 use loden_cni_protocol::portmap::iptables::{
-    DNAT, OLD_SNAT, OWN_PREFIX, Stale, addition, dnat_chain, entries_can_stay_unread, looked_at,
-    old_snat_chain, owners as owners_in,
+    DNAT, OLD_SNAT, OWN_PREFIX, addition, dnat_chain, entries_can_stay_unread, looked_at, old_snat_chain,
 };
+use loden_cni_protocol::portmap::listed::{Stale, owners as owners_in};
 use loden_firewall::iptables::{Change, Table};
 use loden_iptables::{Family, Iptables, Variant};
 

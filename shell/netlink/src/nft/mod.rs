@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod expressions;
 mod lookup;
 mod uapi;
 mod xtables;
