@@ -79,10 +79,16 @@ async fn the_metrics_tell_how_things_stand() {
         (format!("loden_route_quota_limit{{table=\"{table}\"}}").as_str(), 3.0),
         ("loden_nodes", 3.0),
         ("loden_leader", 1.0),
+        ("loden_cloud_credentials_fetch_fails", 0.0),
+        ("loden_ipam_nodes_without_subnet", 0.0),
+        ("loden_ipam_subnets{cidr=\"172.20.0.0/16\",family=\"ipv4\",state=\"held\"}", 3.0),
         ("loden_ready", 1.0),
         (concat!("loden_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
     ] {
         assert_eq!(value(&text, series), Some(wanted), "{series}\n{text}");
+    }
+    for series in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
+        assert!(value(&text, series).is_some_and(|value| value > 0.0), "{series}\n{text}");
     }
     let calls = value(&text, "loden_cloud_calls_total{action=\"CreateRouteEntries\",code=\"OK\"}");
     assert!(calls.is_some_and(|calls| calls >= 1.0), "{text}");

@@ -66,6 +66,39 @@ fn a_chain_with_iptables_killed_anywhere_leaves_nothing() {
     crash_everywhere("iptables", |node| chain(node, "iptables"), Points::EveryEffect);
 }
 
+/// A pair without a bridge, settings with a file of what was before, and host ports. `firewall` has no place here: its rules are told by
+/// the address alone, which nobody knows after an ADD that was killed.
+fn tuned_pair(node: &Node) -> Vec<Member> {
+    let ptp = json!({
+        "cniVersion": "1.1.0", "name": "cbr0", "type": "ptp", "ipMasq": true,
+        "ipam": {
+            "type": "host-local", "dataDir": node.path("state/networks"),
+            "ranges": [
+                [{"subnet": "10.244.1.0/30"}],
+                [{"subnet": "fd00:10:244:1::/126", "rangeEnd": "fd00:10:244:1::2"}],
+            ],
+        },
+    });
+    let tuning = json!({
+        "cniVersion": "1.1.0", "name": "cbr0", "type": "tuning", "dataDir": node.path("state/tuning"),
+        "sysctl": {"net.core.somaxconn": "500"}, "mac": "02:00:00:00:00:07", "mtu": 1400, "promisc": true,
+    });
+    let portmap = json!({
+        "cniVersion": "1.1.0", "name": "cbr0", "type": "portmap", "backend": "nftables", "snat": true,
+        "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
+    });
+    vec![
+        Member { plugin: "ptp", config: ptp },
+        Member { plugin: "tuning", config: tuning },
+        Member { plugin: "portmap", config: portmap },
+    ]
+}
+
+#[test]
+fn a_tuned_pair_killed_anywhere_leaves_nothing() {
+    crash_everywhere("ptp and tuning", tuned_pair, Points::EveryEffect);
+}
+
 /// Most of a recovery is waiting for the kernel.
 fn workers() -> usize {
     3 * thread::available_parallelism().map_or(1, usize::from)

@@ -47,6 +47,7 @@ impl AddonFile {
 mod tests {
     use super::*;
     use crate::Credentials;
+    use crate::credentials::Standing;
 
     /// A file as the control plane writes it, encrypted by openssl under the keyring.
     fn write(path: &Path, expiration: &str) {
@@ -61,19 +62,24 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token-config");
         let credentials = Credentials::addon(AddonFile::new(&path));
+        assert_eq!(credentials.standing(), Standing::default());
         let error = credentials.key().await.unwrap_err().to_string();
         assert!(error.contains("token-config"), "{error}");
+        assert_eq!(credentials.standing(), Standing { expires_at: None, fetching_fails: true });
         write(&path, "2001-02-03T04:05:06Z");
         let error = credentials.key().await.unwrap_err().to_string();
         assert!(error.contains("expired at 2001-02-03T04:05:06Z"), "{error}");
         write(&path, "2999-02-03T04:05:06Z");
         let key = credentials.key().await.unwrap();
         assert_eq!((key.id.as_str(), key.secret.as_str()), ("STS.testid", "testsecret"));
+        let standing = credentials.standing();
+        assert!(standing.expires_at.is_some() && !standing.fetching_fails, "{standing:?}");
         // What was fetched is used while it holds; a refusal looks at the file again.
         std::fs::write(&path, "{}").unwrap();
         assert_eq!(credentials.key().await.unwrap(), key);
         assert!(!credentials.renew(&key).await);
         let error = credentials.key().await.unwrap_err().to_string();
         assert!(error.contains("not JSON with the keys") && !error.contains("testsecret"), "{error}");
+        assert_eq!(credentials.standing(), Standing { fetching_fails: true, ..standing });
     }
 }

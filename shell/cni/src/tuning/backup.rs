@@ -5,18 +5,22 @@
 //! A file of the Go plugin, or on a file system without extended attributes, waits for its container's DEL, however late that comes.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use loden_cni_protocol::ValidAttachments;
 use loden_cni_protocol::error::Error;
 use loden_cni_protocol::tuning::backup_name;
-use rustix::fs::XattrFlags;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
 
 /// The extended attribute that names the network. Of the `trusted` space, which a tmpfs has had for longest.
 const NETWORK: &str = "trusted.loden.network";
+
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// One attachment's file.
 #[derive(Debug)]
@@ -56,13 +60,7 @@ impl Backup {
             if let Some(directory) = self.path.parent() {
                 DirBuilder::new().recursive(true).mode(0o600).create(directory)?;
             }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&self.temporary)?;
-            let _ = rustix::fs::fsetxattr(&file, NETWORK, self.network.as_bytes(), XattrFlags::empty());
+            let mut file = self.open()?;
             file.write_all(text)?;
             fs::rename(&self.temporary, &self.path)
         };
@@ -70,6 +68,38 @@ impl Backup {
             let _ = fs::remove_file(&self.temporary);
             failed("write", &self.path, &error)
         })
+    }
+
+    /// The file to write, under its temporary name. It has its mark before it has a name, where the file system can do that: a file that an
+    /// ADD killed in between left without one would be nobody's to collect.
+    fn open(&self) -> io::Result<File> {
+        let mark = |file: &File| {
+            // Not every file system has such attributes.
+            let _ = rustix::fs::fsetxattr(file, NETWORK, self.network.as_bytes(), XattrFlags::empty());
+        };
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let nameless = rustix::fs::open(directory, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, MODE);
+        if let Ok(nameless) = nameless {
+            let file = File::from(nameless);
+            mark(&file);
+            let origin = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let name = || rustix::fs::linkat(CWD, &origin, CWD, &self.temporary, AtFlags::SYMLINK_FOLLOW);
+            match name() {
+                Ok(()) => return Ok(file),
+                // Left by an ADD that was killed.
+                Err(Errno::EXIST) => {
+                    fs::remove_file(&self.temporary)?;
+                    name()?;
+                    return Ok(file);
+                }
+                Err(_) => {}
+            }
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(MODE.as_raw_mode());
+        let file = options.open(&self.temporary)?;
+        mark(&file);
+        Ok(file)
     }
 
     /// Removes the file, and what a killed ADD may have left of it.
