@@ -89,41 +89,6 @@ async fn conflicts_go_with_an_event_and_foreign_entries_stay() {
 }
 
 #[tokio::test]
-async fn a_full_table_keeps_nodes_out_until_the_quota_is_raised() {
-    let world = World::new(20).await;
-    world.cloud.set_quota(&world.table, 5).unwrap();
-    let names: Vec<String> = (1..=8).map(|n| format!("n{n}")).collect();
-    for name in &names {
-        world.join(name);
-    }
-    let controller = world.start(&[]);
-    let waiting = || {
-        let told = |name: &&String| {
-            world.condition(name).is_some_and(|(_, reason, _)| reason == "RouteQuotaExceeded")
-        };
-        names.iter().filter(told).cloned().collect::<Vec<_>>()
-    };
-    let available = || names.iter().filter(|name| world.is_available(name)).count();
-    until(&controller, "five are in and three wait", || available() == 5 && waiting().len() == 3).await;
-    let (status, _, message) = world.condition(&waiting()[0]).unwrap();
-    assert_eq!(status, "True");
-    assert!(message.contains(&format!("route table {} is full", world.table)), "{message}");
-    assert!(message.contains("holds 5 custom route entries of a quota of 5"), "{message}");
-    until(&controller, "the table is told of", || {
-        world.has_event("RouteQuotaExceeded", "loden-controller", &world.table)
-    })
-    .await;
-    until(&controller, "the node is told of", || {
-        world.has_event("RouteQuotaExceeded", &waiting()[0], "quota of 5")
-    })
-    .await;
-
-    world.cloud.set_quota(&world.table, 200).unwrap();
-    until(&controller, "all are in without a restart", || available() == 8).await;
-    assert_eq!(world.entries().len(), 8);
-}
-
-#[tokio::test]
 async fn a_restart_writes_nothing() {
     let world = World::new(20).await;
     for name in ["n1", "n2", "n3"] {
@@ -146,19 +111,6 @@ async fn a_restart_writes_nothing() {
     assert_eq!(world.cloud_writes(), writes);
     assert_eq!(world.kube.list(loden_sim_kube::Resource::Nodes, None), nodes);
     assert!(controller.stop().await);
-}
-
-#[tokio::test]
-async fn a_node_that_left_while_nobody_watched_leaves_no_entry_behind() {
-    let world = World::new(0).await;
-    world.join("n1");
-    world.join("n2");
-    let controller = world.start(&[]);
-    until(&controller, "nodes are available", || world.is_available("n1") && world.is_available("n2")).await;
-    assert!(controller.stop().await);
-    world.leave("n2");
-    let controller = world.start(&["--stale-route-grace-period=300ms"]);
-    until(&controller, "the entry is collected", || world.entries() == ["172.20.0.0/24 via i-n1"]).await;
 }
 
 #[tokio::test]

@@ -371,6 +371,7 @@ fn word(why: Why) -> &'static str {
         Why::Retry => "retry",
         Why::QuotaProbe => "quota_probe",
         Why::Grace => "grace",
+        Why::SecondLook => "second_look",
         Why::Audit => "audit",
     }
 }

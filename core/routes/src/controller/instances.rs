@@ -225,7 +225,7 @@ impl Controller {
         self.dirty_instances(now, asked);
         if found.iter().any(|instance| !self.lane.knows(&instance.vswitch)) && self.lane.served.is_some() {
             // A vSwitch that is younger than the list of tables.
-            self.lane.tables_due = true;
+            self.lane.glance();
         }
         self.choose_again(now);
     }

@@ -9,6 +9,7 @@ mod refusals;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LOST: Duration = Duration::from_secs(10);
 /// The shortest and the longest pause between two read-backs of the same entries.
 const READ_BACK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// When nodes change, the list of tables is read again if it is older than this: whoever moves vSwitches to another table tells nobody.
+const TABLES_AGE: Duration = Duration::from_secs(30);
 /// Collections are counted over this long.
 const COLLECTION_WINDOW: Duration = Duration::from_secs(60);
 
@@ -95,6 +98,8 @@ enum Flight {
     Ipv6,
     Quota,
     Tables,
+    /// The list of tables, to see whether vSwitches moved.
+    Glance,
     Entries(VpcRouteTableId),
     ReadBack(VpcRouteTableId, Vec<IpNet>),
     Change(Vec<Step>),
@@ -109,6 +114,11 @@ pub(super) struct Lane {
     pub(super) pace: Pace,
     pub(super) audit_due: Moment,
     pub(super) tables_due: bool,
+    /// The list of tables is to be read again, when nothing more urgent is to do.
+    glance_due: bool,
+    tables_seen: Moment,
+    /// When everything is listed a second time.
+    second_look: SecondLook,
     pub(super) ipv6_due: bool,
     pub(super) quota_due: bool,
     /// The cluster's pod CIDRs of the families that the VPC routes.
@@ -130,22 +140,36 @@ pub(super) struct Lane {
     pub(super) blocked: BTreeMap<Place, Blocked>,
     /// Entries of a batch that was refused as a whole: each is tried by itself, so that one bad entry does not hold up the others.
     alone: BTreeSet<Place>,
-    adopted: BTreeSet<EntryKey>,
+    adopted: Arc<BTreeSet<EntryKey>>,
     /// Where nodes that were seen leaving had their entries.
     pub(super) departed: BTreeSet<(IpNet, InstanceId)>,
     stale_since: BTreeMap<EntryKey, Moment>,
     collected: VecDeque<Moment>,
     pub(super) desired: Desired,
+    /// The nodes or the ranges are no longer those that `desired` was derived from.
+    desired_due: bool,
     pub(super) waiting: BTreeMap<Place, Waiting>,
     pub(super) obstructions: BTreeMap<Place, Obstruction>,
     /// Conflicting entries in the last plan, by table.
     pub(super) conflicting: BTreeMap<VpcRouteTableId, usize>,
     /// Nodes that pods wait for.
-    pub(super) urgent: BTreeSet<String>,
+    pub(super) urgent: Arc<BTreeSet<String>>,
     /// Something changed that may call for a step.
     pub(super) look: bool,
     look_at: Option<(Moment, Why)>,
     burst_until: Moment,
+    /// Collections have waited for a batch of creations that was not full, and go before the next: nodes that keep joining one by one would put them off
+    /// for ever.
+    collect_next: bool,
+}
+
+/// The second listing after the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SecondLook {
+    /// The first is not complete yet.
+    Unset,
+    Due(Moment),
+    Done,
 }
 
 impl Lane {
@@ -158,6 +182,9 @@ impl Lane {
             pace: Pace::default(),
             audit_due: Moment::ZERO,
             tables_due: true,
+            glance_due: false,
+            tables_seen: Moment::ZERO,
+            second_look: SecondLook::Unset,
             ipv6_due: false,
             quota_due: false,
             ranges: ranges.to_vec(),
@@ -173,18 +200,20 @@ impl Lane {
             full: BTreeMap::new(),
             blocked: BTreeMap::new(),
             alone: BTreeSet::new(),
-            adopted: BTreeSet::new(),
+            adopted: Arc::default(),
             departed: BTreeSet::new(),
             stale_since: BTreeMap::new(),
             collected: VecDeque::new(),
             desired: Desired::default(),
+            desired_due: true,
             waiting: BTreeMap::new(),
             obstructions: BTreeMap::new(),
             conflicting: BTreeMap::new(),
-            urgent: BTreeSet::new(),
+            urgent: Arc::default(),
             look: true,
             look_at: None,
             burst_until: Moment::ZERO,
+            collect_next: false,
         }
     }
 
@@ -197,11 +226,24 @@ impl Lane {
             && self.open.is_empty()
             && !self.look
             && !self.tables_due
+            && !self.glance_due
             && !self.ipv6_due
             && self.listing_due.is_empty()
     }
 
-    /// Something about the nodes changed. While the lane is at rest the first change waits a moment for others of the same burst.
+    /// What nodes call for changed.
+    pub(super) fn nodes_changed(&mut self, now: Moment, aggregation: Duration) {
+        self.desired_due = true;
+        self.glance_due |= self.served.is_some() && self.tables_seen + TABLES_AGE <= now;
+        self.wake(now, aggregation);
+    }
+
+    /// The list of tables may be out of date.
+    pub(super) fn glance(&mut self) {
+        self.glance_due = true;
+    }
+
+    /// Something changed that calls for a plan. While the lane is at rest the first change waits a moment for others of the same burst.
     pub(super) fn wake(&mut self, now: Moment, aggregation: Duration) {
         if !self.look {
             self.burst_until = now + aggregation;
@@ -251,6 +293,7 @@ impl Lane {
 impl Controller {
     pub(super) fn next_route_call(&mut self, now: Moment, deadline: &mut Deadline) -> Option<(CallId, Call)> {
         deadline.at(self.lane.audit_due, Why::Audit);
+        self.look_twice(now, deadline);
         if self.lane.flight.is_some() {
             return None;
         }
@@ -288,10 +331,11 @@ impl Controller {
         if let Some(next) = self.lane.open.values().map(|open| open.next).min() {
             deadline.at(next, Why::Settling);
         }
-        if !self.nodes_complete
-            || self.lane.open.values().any(|open| now.saturating_sub(open.since) < PATIENCE)
-        {
+        if !self.nodes_complete {
             return None;
+        }
+        if self.lane.open.values().any(|open| now.saturating_sub(open.since) < PATIENCE) {
+            return self.due_glance();
         }
         if self.lane.look_at.is_some_and(|(due, _)| due <= now) {
             self.lane.look = true;
@@ -317,7 +361,24 @@ impl Controller {
         if let Some((due, why)) = self.lane.look_at {
             deadline.at(due, why);
         }
-        None
+        self.due_glance()
+    }
+
+    /// What was under way when a controller starts, or did not show yet when it first looked, would otherwise be seen at the next audit.
+    fn look_twice(&mut self, now: Moment, deadline: &mut Deadline) {
+        let SecondLook::Due(due) = self.lane.second_look else { return };
+        if due > now {
+            deadline.at(due, Why::SecondLook);
+            return;
+        }
+        self.lane.second_look = SecondLook::Done;
+        let listed = self.lane.served.iter().flat_map(Served::listed).cloned();
+        self.lane.listing_due.extend(listed);
+    }
+
+    /// Reads the list of tables again while there is nothing more urgent to do.
+    fn due_glance(&mut self) -> Option<(Flight, Call)> {
+        std::mem::take(&mut self.lane.glance_due).then_some((Flight::Glance, Call::ListTables))
     }
 
     /// Read-backs that are due, of one table.

@@ -16,6 +16,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -50,6 +51,9 @@ pub struct Settings {
     pub read_quota: bool,
     /// How often everything is listed though nothing happened.
     pub audit: Duration,
+    /// How long after the first complete listing everything is listed once more: that one may have lagged, and a call of the controller before may have
+    /// arrived after it.
+    pub second_look: Duration,
     /// How long an entry of ours must have been without a node, when the node was not seen leaving, before it is collected.
     pub stale_grace: Duration,
     /// Entries that may be collected within a minute: this share of the nodes in percent, and never less than [`MIN_COLLECTED`].
@@ -75,6 +79,7 @@ impl Settings {
             quota: None,
             read_quota: false,
             audit: Duration::from_secs(300),
+            second_look: Duration::from_secs(20),
             stale_grace: Duration::from_secs(60),
             collect_percent: 20,
             aggregation: Duration::from_millis(20),
@@ -232,6 +237,8 @@ pub enum Why {
     QuotaProbe,
     /// The end of a grace period before entries are collected.
     Grace,
+    /// The second listing after the start.
+    SecondLook,
     /// The next audit.
     Audit,
 }
@@ -248,6 +255,7 @@ impl fmt::Display for Why {
             Self::Retry => "waiting to try again what failed",
             Self::QuotaProbe => "waiting to see whether the quota was raised",
             Self::Grace => "waiting before entries without a node are collected",
+            Self::SecondLook => "waiting to list everything a second time after the start",
             Self::Audit => "idle until the next audit",
         })
     }
@@ -339,7 +347,7 @@ impl Controller {
                 self.settings.tables = choice;
                 self.lane.tables_due = true;
             }
-            Event::PodsWait(nodes) => self.lane.urgent = nodes,
+            Event::PodsWait(nodes) => self.lane.urgent = Arc::new(nodes),
             Event::LookAgain => self.lane.audit_due = Moment::ZERO,
         }
     }
@@ -399,7 +407,7 @@ impl Controller {
             let kept = places_of(&node);
             let departed = old.map(places_of).unwrap_or_default();
             self.lane.departed.extend(departed.into_iter().filter(|place| !kept.contains(place)));
-            self.lane.wake(now, self.settings.aggregation);
+            self.lane.nodes_changed(now, self.settings.aggregation);
         }
         if old.is_some_and(|old| old.uid != node.uid) {
             self.conditions.forget(&name);
@@ -428,7 +436,7 @@ impl Controller {
         self.leave_instance(name);
         let Some(state) = self.nodes.remove(name) else { return };
         self.lane.departed.extend(places_of(&state.node));
-        self.lane.wake(now, self.settings.aggregation);
+        self.lane.nodes_changed(now, self.settings.aggregation);
         self.conditions.forget(name);
         self.notices.forget_node(name);
     }

@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -32,7 +33,7 @@ pub struct Policy {
     /// Custom entries that a table takes, where that is known.
     pub limits: BTreeMap<VpcRouteTableId, usize>,
     /// Unmarked entries that we own since they were equal to what we wanted.
-    pub adopted: BTreeSet<EntryKey>,
+    pub adopted: Arc<BTreeSet<EntryKey>>,
     /// What must not be attempted just now: it failed, or is under way.
     pub on_hold: BTreeSet<Place>,
     /// Tables that get nothing new; entries of ours whose nodes are gone are collected from them.
@@ -42,7 +43,7 @@ pub struct Policy {
     /// Where an entry must not be pointed elsewhere in place; `None`: nowhere may it.
     pub replace: Option<BTreeSet<Place>>,
     /// Nodes that pods wait for: of the entries that there is room for, theirs come first.
-    pub urgent: BTreeSet<String>,
+    pub urgent: Arc<BTreeSet<String>>,
 }
 
 impl Policy {
@@ -54,12 +55,12 @@ impl Policy {
             cluster,
             tables,
             limits: BTreeMap::new(),
-            adopted: BTreeSet::new(),
+            adopted: Arc::default(),
             on_hold: BTreeSet::new(),
             kept: Vec::new(),
             left_out: BTreeSet::new(),
             replace: Some(BTreeSet::new()),
-            urgent: BTreeSet::new(),
+            urgent: Arc::default(),
         }
     }
 

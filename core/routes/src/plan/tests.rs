@@ -120,7 +120,7 @@ fn nodes_that_pods_wait_for_go_first_and_age_decides_who_gets_room() {
     }
     let mut policy = policy();
     policy.limits.insert(TABLE.into(), 3);
-    policy.urgent = ["n2", "n3"].map(str::to_owned).into();
+    policy.urgent = Arc::new(["n2", "n3"].map(str::to_owned).into());
     let plan = planned(&nodes, Vec::new(), &policy);
     let created: Vec<IpNet> = plan.steps.iter().map(Step::destination).collect();
     assert_eq!(created, ["172.20.2.0/24", "172.20.0.0/24", "172.20.1.0/24"].map(net));
@@ -178,7 +178,7 @@ fn stale_is_ours_only_by_mark_or_adoption() {
     assert!(verdict(marked(entry("10.9.0.0/24", "i-gone"))).is_empty(), "outside the cluster's pod CIDR");
     let mut adopting = policy();
     let key = EntryKey::of(&entry("172.20.9.0/24", "i-gone")).unwrap();
-    adopting.adopted.insert(key);
+    adopting.adopted = Arc::new([key].into());
     assert_eq!(planned(&[], vec![entry("172.20.9.0/24", "i-gone")], &adopting).steps.len(), 1);
 }
 

@@ -1,13 +1,14 @@
 //! What answers change: the picture of the tables, open expectations, pauses, and what people are told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use loden_reconcile::{Moment, mix};
 
 use super::super::notices::{About, Severity};
 use super::super::{Answer, CallId, Controller};
-use super::{COLLECTION_WINDOW, Expect, Flight, LOST, Open, READ_BACK, pause};
+use super::{COLLECTION_WINDOW, Expect, Flight, LOST, Open, READ_BACK, SecondLook, pause};
 use crate::model::{EntryStatus, EntryType, RouteEntry, VpcRouteTableId};
 use crate::plan::{Conflict, EntryKey, Step};
 use crate::port::{BatchAnswer, Failure, FailureClass, Refusal};
@@ -23,6 +24,11 @@ impl Controller {
             (Flight::Quota, Answer::Quota(answer)) => self.quota_told(answer),
             (Flight::Tables, Answer::Tables(Ok(tables))) => {
                 self.tables_listed(now, &tables);
+            }
+            (Flight::Glance, Answer::Tables(Ok(tables))) => self.glanced(now, &tables),
+            (Flight::Glance, Answer::Tables(Err(failure))) => {
+                self.lane.glance_due = true;
+                self.route_failure(now, &failure);
             }
             (Flight::Entries(table), Answer::Entries(Ok(listing))) => {
                 self.route_success();
@@ -134,6 +140,9 @@ impl Controller {
             .map(|(_, destination)| *destination)
             .collect();
         self.settle(now, table, &open);
+        if self.lane.second_look == SecondLook::Unset && self.has_observed() {
+            self.lane.second_look = SecondLook::Due(now + self.settings.second_look);
+        }
         self.lane.look = true;
         self.all_dirty(now);
     }
@@ -145,9 +154,12 @@ impl Controller {
         self.lane.departed.retain(|(destination, instance)| {
             views.values().any(|view| view.good(*destination, instance).is_some()) || coming(*destination)
         });
-        self.lane.adopted.retain(|key| {
+        let there = |key: &EntryKey| {
             views.get(&key.table).is_some_and(|view| view.good(key.destination, &key.instance).is_some())
-        });
+        };
+        if !self.lane.adopted.iter().all(there) {
+            Arc::make_mut(&mut self.lane.adopted).retain(there);
+        }
     }
 
     /// Closes the expectations that what was just read fulfils or refutes.
@@ -300,7 +312,9 @@ impl Controller {
                     if !elsewhere {
                         self.lane.departed.remove(&(key.destination, key.instance.clone()));
                     }
-                    self.lane.adopted.remove(&key);
+                    if self.lane.is_adopted(&key) {
+                        Arc::make_mut(&mut self.lane.adopted).remove(&key);
+                    }
                 }
                 self.notices.tell(
                     About::Controller,

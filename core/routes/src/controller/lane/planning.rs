@@ -1,6 +1,7 @@
 //! Planning anew, and what a plan says to people.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use loden_reconcile::Moment;
 
@@ -58,11 +59,11 @@ impl Controller {
         let blocked =
             self.lane.blocked.iter().filter(|(_, blocked)| blocked.until > now).map(|(place, _)| place);
         policy.on_hold = blocked.chain(self.lane.open.keys()).cloned().collect();
-        policy.adopted.clone_from(&self.lane.adopted);
+        policy.adopted = Arc::clone(&self.lane.adopted);
         policy.kept = self.lane.served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
         policy.left_out.clone_from(&self.lane.left_out);
         policy.replace.clone_from(&self.lane.replace);
-        policy.urgent.clone_from(&self.lane.urgent);
+        policy.urgent = Arc::clone(&self.lane.urgent);
         policy
     }
 
@@ -72,13 +73,22 @@ impl Controller {
         learned.or(self.settings.quota).or(self.lane.quota_read)
     }
 
-    fn plan(&mut self, now: Moment, policy: &Policy) -> Plan {
+    /// Derives what there should be from the nodes. Unless nodes collide it depends on nothing else, so it is done once for all batches of a burst.
+    fn derive_desired(&mut self) {
+        let collided = |unserved: &Unserved| matches!(unserved, Unserved::Collision { .. });
+        if !std::mem::take(&mut self.lane.desired_due) && !self.lane.desired.unserved.values().any(collided) {
+            return;
+        }
         let views = &self.lane.views;
         let installed = |destination, instance: &InstanceId| {
             views.values().any(|view| view.good(destination, instance).is_some())
         };
         self.lane.desired =
             desired(self.nodes.values().map(|state| &state.node), &self.lane.ranges, installed);
+    }
+
+    fn plan(&mut self, now: Moment, policy: &Policy) -> Plan {
+        self.derive_desired();
         let mut allowance = self.collect_allowance(now);
         let (departed, stale_since, grace) =
             (&self.lane.departed, &self.lane.stale_since, self.settings.stale_grace);
@@ -96,7 +106,9 @@ impl Controller {
 
     /// Remembers what a plan says beyond its steps, and tells people of it.
     fn note_plan(&mut self, now: Moment, plan: &Plan) {
-        self.lane.adopted.extend(plan.adopt.iter().cloned());
+        if !plan.adopt.is_empty() {
+            Arc::make_mut(&mut self.lane.adopted).extend(plan.adopt.iter().cloned());
+        }
         let stale: BTreeSet<EntryKey> = plan.stale.iter().filter_map(EntryKey::of).collect();
         self.lane.stale_since.retain(|key, _| stale.contains(key));
         for key in stale {
@@ -160,12 +172,12 @@ impl Controller {
                 )
             });
         }
-        let waiting = &lane.waiting;
+        let full: BTreeSet<&str> = lane.waiting.keys().map(|(table, _)| table.as_str()).collect();
+        let wait: BTreeSet<(&str, &str)> =
+            lane.waiting.values().map(|wait| (wait.node.as_str(), wait.table.as_str())).collect();
         self.notices.keep("RouteQuotaExceeded", |about, table| match about {
-            About::Controller => waiting.keys().any(|(other, _)| other.as_str() == table),
-            About::Node(node) => {
-                waiting.values().any(|wait| wait.node == *node && wait.table.as_str() == table)
-            }
+            About::Controller => full.contains(table),
+            About::Node(node) => wait.contains(&(node.as_str(), table)),
         });
         for ((table, pod_cidr), found) in &lane.obstructions {
             let key = format!("{table} {pod_cidr}");
@@ -222,8 +234,12 @@ impl Controller {
         bound.saturating_sub(recent)
     }
 
-    fn first_batch(&self, plan: &Plan) -> Vec<Step> {
-        let Some(first) = plan.steps.first() else { return Vec::new() };
+    fn first_batch(&mut self, plan: &Plan) -> Vec<Step> {
+        let collects = |step: &&Step| matches!(step, Step::Collect { .. });
+        let turn = self.lane.collect_next && matches!(plan.steps.first(), Some(Step::Create { .. }));
+        let begin = if turn { plan.steps.iter().position(|step| collects(&step)) } else { None };
+        let rest = plan.steps.get(begin.unwrap_or_default()..).unwrap_or_default();
+        let Some(first) = rest.first() else { return Vec::new() };
         let place = |step: &Step| (step.table().clone(), step.destination());
         if self.lane.alone.contains(&place(first)) {
             return vec![first.clone()];
@@ -232,13 +248,17 @@ impl Controller {
             return vec![first.clone()];
         }
         let kind = std::mem::discriminant(first);
-        plan.steps
+        let batch: Vec<Step> = rest
             .iter()
             .take_while(|step| std::mem::discriminant(*step) == kind && step.table() == first.table())
             .filter(|step| !self.lane.alone.contains(&place(step)))
             .take(BATCH_LIMIT)
             .cloned()
-            .collect()
+            .collect();
+        self.lane.collect_next = matches!(first, Step::Create { .. })
+            && batch.len() < BATCH_LIMIT
+            && plan.steps.iter().any(|step| collects(&step));
+        batch
     }
 
     fn next_look(&mut self, now: Moment, plan: &Plan) -> Option<(Moment, Why)> {

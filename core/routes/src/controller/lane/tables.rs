@@ -24,11 +24,24 @@ impl Controller {
             }
         };
         self.route_success();
+        self.lane.glance_due = false;
+        self.lane.tables_seen = now;
         self.tell_moved(tables);
         self.lane.all_tables = tables.to_vec();
         self.serve(now, served);
         let listed = self.lane.served.iter().flat_map(Served::listed);
         self.lane.listing_due = listed.cloned().collect();
+    }
+
+    /// The list of tables was read again though no audit is due. Entries are listed only where a table is new.
+    pub(super) fn glanced(&mut self, now: Moment, tables: &[RouteTable]) {
+        self.route_success();
+        self.lane.tables_seen = now;
+        if self.lane.all_tables != tables {
+            self.tell_moved(tables);
+            self.lane.all_tables = tables.to_vec();
+            self.choose_again(now);
+        }
     }
 
     /// The vSwitches that nodes are in, as far as known.
@@ -107,6 +120,7 @@ impl Controller {
         self.lane.ipv6_due = false;
         let all = self.settings.pod_cidrs.iter().copied();
         self.lane.ranges = all.filter(|net| there || !is_ipv6(*net)).collect();
+        self.lane.desired_due = true;
         self.lane.look = true;
         self.all_dirty(now);
         if there {

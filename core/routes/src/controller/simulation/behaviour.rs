@@ -10,13 +10,46 @@ fn nodes_get_entries_and_are_told_and_then_all_is_quiet() {
     assert_eq!(world.table().len(), 3);
     assert!(world.controller.is_settled());
     assert!(world.vpc.checks_on.is_empty());
+    assert_eq!(world.last_wait.unwrap().1, Why::SecondLook);
+    let calls = world.calls;
+    world.run(20 * SECOND);
+    assert_eq!((world.calls, world.vpc.listings), (calls + 1, 2), "the second look is one listing");
     assert_eq!(world.last_wait.unwrap().1, Why::Audit);
     let (calls, writes) = (world.calls, world.condition_writes);
-    world.run(290 * SECOND);
+    world.run(270 * SECOND);
     assert_eq!((world.calls, world.condition_writes), (calls, writes), "an idle controller does nothing");
     world.run(30 * SECOND);
     assert!(world.calls > calls, "the audit looks");
-    assert_eq!(world.vpc.listings, 2);
+    assert_eq!(world.vpc.listings, 3);
+}
+
+#[test]
+fn what_a_predecessors_late_call_did_is_seen_long_before_the_audit() {
+    let mut world = World::with_nodes(SECOND, 3);
+    world.run(10 * SECOND);
+    world.start();
+    world.run(4 * SECOND);
+    assert!(world.controller.is_settled());
+    world.vpc.take("vtb-1", "172.20.1.0/24".parse().unwrap());
+    world.meddled.insert("n1".to_owned());
+    world.run(20 * SECOND);
+    assert_eq!(world.table().len(), 3);
+    world.assert_right();
+}
+
+#[test]
+fn entries_of_departed_nodes_go_though_nodes_keep_joining() {
+    let mut world = World::with_nodes(SECOND, 3);
+    world.run(10 * SECOND);
+    world.leave("n1");
+    // One joins during each second that the cloud takes for the one before, so there is always something to create.
+    for index in 10..20 {
+        world.join(index);
+        world.run(600 * MS);
+    }
+    assert!(!world.table().iter().any(|line| line.ends_with("via i-n1")), "{:?}", world.table());
+    world.run(5 * SECOND);
+    world.assert_right();
 }
 
 #[test]

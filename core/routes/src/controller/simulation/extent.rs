@@ -111,6 +111,40 @@ fn a_nat_firewall_that_moves_a_vswitch_is_noticed_and_followed() {
 }
 
 #[test]
+fn a_vswitch_that_moved_is_noticed_with_the_next_change_of_a_node() {
+    for choice in [TableChoice::Discover, TableChoice::default()] {
+        let mut world = World::with_nodes(SECOND, 2);
+        world.settings.tables = choice.clone();
+        world.start();
+        world.run(60 * SECOND);
+        let kinds = world.kinds.clone();
+        world.vpc.add_table("vtb-fw", "vsw-1");
+        world.vpc.tables[0].vswitches.clear();
+        world.join(5);
+        world.run(10 * SECOND);
+        assert!(world.reasons().contains(&"VSwitchMoved"));
+        let more = |kind| world.kinds[kind] - kinds[kind];
+        assert_eq!(more("DescribeRouteTableList"), 1);
+        if choice == TableChoice::Discover {
+            assert_eq!(more("full listing"), 1, "of the new table");
+            assert_eq!(world.vpc.table(world.now, "vtb-fw").len(), 3);
+            world.assert_right();
+        } else {
+            assert_eq!(more("full listing"), 0);
+            assert!(world.available().is_empty());
+            assert_eq!(world.condition("n0").reason, "RouteTableNotServed");
+        }
+        // More changes soon after cost nothing.
+        let lists = world.kinds["DescribeRouteTableList"];
+        for index in 6..9 {
+            world.join(index);
+            world.run(2 * SECOND);
+        }
+        assert_eq!(world.kinds["DescribeRouteTableList"], lists);
+    }
+}
+
+#[test]
 fn the_choice_of_tables_can_change_while_the_controller_runs() {
     let mut world = World::with_nodes(SECOND, 2);
     world.vpc.add_table("vtb-2", "vsw-2");

@@ -20,6 +20,21 @@ const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 type Pair = (IpNet, InstanceId);
 
+/// A change that the controller cannot know of.
+struct Hidden {
+    since: Moment,
+    /// By then it must have read the place.
+    bound: Moment,
+    /// When it did.
+    read: Option<Moment>,
+}
+
+impl Hidden {
+    fn excuses(&self, now: Moment) -> bool {
+        now < self.bound && self.read.is_none_or(|read| now < read + KNOWLEDGE)
+    }
+}
+
 /// Watches a history.
 #[derive(Default)]
 pub(super) struct Judge {
@@ -32,9 +47,10 @@ pub(super) struct Judge {
     carried: BTreeSet<(VpcRouteTableId, Pair)>,
     /// When a table last carried an entry that it no longer does.
     carried_until: BTreeMap<(VpcRouteTableId, Pair), Moment>,
-    /// When people last changed a place. The API tells nobody of it: the controller knows at its next audit.
-    meddled: BTreeMap<(VpcRouteTableId, IpNet), Moment>,
+    /// Places that somebody else changed. The API tells nobody of it: the controller knows when it next reads them.
+    hidden: BTreeMap<(VpcRouteTableId, IpNet), Hidden>,
     pub(super) audit: Duration,
+    pub(super) second_look: Duration,
     /// When a controller last wrote to a place.
     written: BTreeMap<(VpcRouteTableId, IpNet), Moment>,
     /// Entries of others, which nobody but people may touch.
@@ -71,20 +87,45 @@ fn places(call: &Call) -> Vec<(VpcRouteTableId, IpNet)> {
 }
 
 impl Judge {
-    /// A call of a controller that is no more arrives. To the one that works now it is as if a person had made the change.
+    /// A call of a controller that is no more arrives. The one that works now sees what it did when it looks a second time.
     pub(super) fn late(&mut self, now: Moment, call: &Call) {
-        self.meddled.extend(places(call).into_iter().map(|place| (place, now)));
+        for place in places(call) {
+            self.hide(place, now, self.second_look);
+        }
     }
 
     /// A new controller starts. Its first reading may lag behind what the last one wrote, of which it knows nothing.
     pub(super) fn restarted(&mut self, now: Moment) {
         let recent = self.written.iter().filter(|(_, at)| **at + STALENESS >= now);
-        self.meddled.extend(recent.map(|(place, _)| (place.clone(), now)));
+        for place in recent.map(|(place, _)| place.clone()).collect::<Vec<_>>() {
+            self.hide(place, now, self.second_look);
+        }
     }
 
     /// A person changes what is at a place or inside.
     pub(super) fn meddled(&mut self, now: Moment, table: &str, destination: IpNet) {
-        self.meddled.insert((table.into(), destination), now);
+        self.hide((table.into(), destination), now, self.audit);
+    }
+
+    /// The next reading comes after `period`, or, where calls fail, some time later.
+    fn hide(&mut self, place: (VpcRouteTableId, IpNet), now: Moment, period: Duration) {
+        let bound = now + period + 4 * KNOWLEDGE;
+        let before = self.hidden.get(&place).map_or(Moment::ZERO, |hidden| hidden.bound);
+        self.hidden.insert(place, Hidden { since: now, bound: bound.max(before), read: None });
+    }
+
+    /// The controller that works now was told what is in a table.
+    pub(super) fn read(&mut self, now: Moment, call: &Call) {
+        for ((table, destination), hidden) in &mut self.hidden {
+            let covered = match call {
+                Call::ListEntries(listed) => listed == table,
+                Call::ReadBack(listed, destinations) => listed == table && destinations.contains(destination),
+                _ => false,
+            };
+            if covered && hidden.since + STALENESS <= now {
+                hidden.read.get_or_insert(now);
+            }
+        }
     }
 
     pub(super) fn found(&self) -> bool {
@@ -195,13 +236,10 @@ impl Judge {
                     continue;
                 }
                 // An entry that never was is claimed in vain; one that was may be gone for as long as nobody can know it.
-                let meddled = self.meddled.get(&(table.clone(), pair.0));
-                let patience = if meddled.is_some_and(|at| *at + self.audit + 4 * KNOWLEDGE > now) {
-                    self.audit * 4
-                } else {
-                    KNOWLEDGE
-                };
-                if self.carried_until.get(&place).is_none_or(|at| *at + patience.max(KNOWLEDGE) < now) {
+                let hidden = self.hidden.get(&(table.clone(), pair.0));
+                let patience =
+                    if hidden.is_some_and(|hidden| hidden.excuses(now)) { self.audit * 4 } else { KNOWLEDGE };
+                if self.carried_until.get(&place).is_none_or(|at| *at + patience < now) {
                     self.blame(format!(
                         "{now:?}: {} is called available without {} via {} in {table}",
                         node.name, pair.0, pair.1

@@ -207,6 +207,9 @@ impl History {
                 Ok(answer)
             }
         };
+        if outcome.is_ok() && epoch == self.epoch {
+            self.judge.read(self.now, call);
+        }
         let answer = outcome.unwrap_or_else(|failure| failed(call, failure));
         self.note(|| format!("answer {id:?} {answer:?}"));
         let after = self.latency();

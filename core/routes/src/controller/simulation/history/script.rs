@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
-use crate::model::{Readiness, RouteEntry};
+use crate::model::{EntryRef, NextHop, Readiness, RouteEntry};
 use crate::tables::TableChoice;
 use crate::testing::node;
 
@@ -41,6 +41,7 @@ pub(super) fn begin(seed: u64, trace: bool) -> History {
     };
     surroundings(&mut history);
     history.judge.audit = history.settings.audit;
+    history.judge.second_look = history.settings.second_look;
     if history.roll(4) == 0 {
         history.settings.pod_cidrs.push("fd00:20::/48".parse().unwrap());
     }
@@ -318,6 +319,12 @@ pub(super) fn calm(history: &mut History) {
     }
 }
 
+/// An entry as a deletion names it.
+fn entry_at(table: &str, destination: IpNet) -> EntryRef {
+    let next_hop = NextHop::instance(&"i-any".into());
+    EntryRef { table: table.into(), id: String::new(), destination, next_hop }
+}
+
 fn expect(history: &mut History, when: &str) {
     if !history.judge.found() {
         let (now, settings) = (history.now, history.settings.clone());
@@ -329,7 +336,16 @@ fn expect(history: &mut History, when: &str) {
 fn promptly(history: &mut History) {
     history.settings.audit = 3600 * SECOND;
     history.restart();
-    history.run(60 * SECOND);
+    // A call of the controller before arrives when the first reading is over.
+    history.run(5 * SECOND);
+    if let Some(node) = history.nodes.values().next() {
+        let destination = node.pod_cidrs[0].parse().unwrap();
+        history.judge.late(history.now, &Call::Delete(vec![entry_at("vtb-1", destination)]));
+        history.vpc.take("vtb-1", destination);
+        history.touched = true;
+    }
+    history.run(55 * SECOND);
+    expect(history, "soon after the start");
     // One machine that is not in the VPC can never have an entry, and must hold up nobody.
     if let Some(slot) = free_slot(history) {
         let mut lost = node("lost", "");
