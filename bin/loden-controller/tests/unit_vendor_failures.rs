@@ -1,7 +1,5 @@
 //! Four failures of the vendor's cloud-controller-manager, as they were seen when it ran against the emulators, and the real controller in the same situations.
 
-#![expect(clippy::indexing_slicing, reason = "part of a test, where a surprise is to fail loudly")]
-
 mod support;
 
 use std::time::{Duration, Instant};
