@@ -40,7 +40,11 @@ impl FromStr for ProviderId {
             None => text,
         };
         let (region, instance) = bare.split_once('.').ok_or_else(malformed)?;
-        if region.is_empty() || instance.is_empty() || bare.bytes().any(|byte| matches!(byte, b'/' | b' ')) || instance.contains('.') {
+        if region.is_empty()
+            || instance.is_empty()
+            || bare.bytes().any(|byte| matches!(byte, b'/' | b' '))
+            || instance.contains('.')
+        {
             return Err(malformed());
         }
         Ok(Self { region: region.to_owned(), instance: instance.to_owned() })
