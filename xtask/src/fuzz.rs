@@ -20,10 +20,11 @@ struct Target {
     corpus: &'static [&'static str],
 }
 
-const TARGETS: [Target; 3] = [
+const TARGETS: [Target; 4] = [
     Target { name: "plugin", corpus: &["plugin"] },
     Target { name: "configuration", corpus: &["configuration", "plugin"] },
     Target { name: "files", corpus: &["files"] },
+    Target { name: "cloud", corpus: &["cloud"] },
 ];
 
 /// Checks that the fuzz targets, which are no part of the workspace, keep its rules.

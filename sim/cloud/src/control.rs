@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /snapshot` | the cloud as its data plane sees it ([`Snapshot`](crate::Snapshot)) |
 //! | `GET /changes?after=N` | answers when the revision is no longer N, or after 30 s: `{"revision": M}` |
-//! | `GET /settings`, `PUT /settings` | [`Settings`]; absent keys keep their values |
+//! | `GET /settings`, `PUT /settings` | [`Settings`](crate::Settings); absent keys keep their values |
 //! | `POST /vpcs` | adds a [`VpcSpec`] |
 //! | `POST /vpcs/{vpc}/vswitches` | adds a [`VSwitchSpec`] |
 //! | `POST /vpcs/{vpc}/tables` | adds a [`RouteTableSpec`] |
@@ -24,6 +24,7 @@
 //! | `POST /faults`, `DELETE /faults` | adds a [`Fault`] to the script, ends all |
 //! | `GET /state`, `PUT /state` | the whole state, secrets included; puts another in its place |
 //! | `GET /calls` | how often each action was called |
+//! | `GET /throttled` | how often each action was refused by a rate limit |
 //!
 //! Changes answer 204, or 200 with what the table says; refusals answer 409 (404 for something unknown) with `{"error": "…"}`.
 
@@ -44,7 +45,7 @@ use serde::{Deserialize, Serialize};
 use crate::emulator::Handle;
 use crate::model::{AdminError, Fault, StateError};
 use crate::topology::{
-    AccessKeySpec, EntrySpec, Ingress, InstanceSpec, RouteTableSpec, Settings, VSwitchSpec, VpcSpec,
+    AccessKeySpec, EntrySpec, Ingress, InstanceSpec, RouteTableSpec, VSwitchSpec, VpcSpec,
 };
 
 pub use client::{Client, ControlError};
@@ -151,6 +152,7 @@ pub(crate) fn router(handle: Handle) -> Router {
     Router::new()
         .route("/snapshot", get(async |State(handle): State<Handle>| Json(handle.snapshot())))
         .route("/calls", get(async |State(handle): State<Handle>| Json(handle.calls())))
+        .route("/throttled", get(async |State(handle): State<Handle>| Json(handle.throttled())))
         .route("/changes", get(wait_for_change))
         .route(
             "/settings",
@@ -195,13 +197,9 @@ async fn wait_for_change(
 
 async fn put_settings(State(handle): State<Handle>, body: Body<serde_json::Value>) -> Done {
     let Json(given) = body?;
-    let mut merged = serde_json::to_value(handle.settings())
-        .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let (Some(all), Some(given)) = (merged.as_object_mut(), given.as_object()) else {
-        return Err(Refused(StatusCode::BAD_REQUEST, "settings are a JSON object".to_owned()));
-    };
-    all.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
-    let settings: Settings = serde_json::from_value(merged)
+    let settings = handle
+        .settings()
+        .with(given)
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("settings: {error}")))?;
     handle.change_settings(|current| *current = settings);
     Ok(StatusCode::NO_CONTENT)

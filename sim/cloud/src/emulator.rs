@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
@@ -118,7 +119,15 @@ impl Handle {
     /// # Errors
     /// The listener failed.
     pub async fn serve_api(&self, listener: TcpListener) -> std::io::Result<()> {
-        self.serve(listener, http::api(self.clone())).await
+        tokio::select! {
+            () = http::serve_api(self.clone(), listener) => Ok(()),
+            () = self.keep_time() => Ok(()),
+        }
+    }
+
+    /// Serves the VPC and ECS API on one connection, whatever it is made of, until it closes.
+    pub async fn serve_api_on(&self, connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        http::serve_connection(self.clone(), connection).await;
     }
 
     /// Serves the metadata service, for as long as the future is polled. The instance is the one with the peer's address, unless
@@ -196,6 +205,12 @@ impl Handle {
     #[must_use]
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.with(|cloud, _| cloud.calls().clone())
+    }
+
+    /// How often each action was refused because of too many calls, injected faults not counted.
+    #[must_use]
+    pub fn throttled(&self) -> BTreeMap<String, u64> {
+        self.with(|cloud, _| cloud.throttled().clone())
     }
 
     /// The behaviour as it is set.
@@ -316,7 +331,7 @@ impl Handle {
     /// # Errors
     /// No such table or entry.
     pub fn remove_entry(&self, table: &str, destination: IpNet) -> Result<(), AdminError> {
-        self.with(|cloud, _| cloud.remove_entry(table, destination))
+        self.with(|cloud, now| cloud.remove_entry(table, destination, now))
     }
 
     /// Adds an access key.
@@ -377,7 +392,7 @@ impl Handle {
         modifying: bool,
         managed: bool,
     ) -> Result<(), AdminError> {
-        self.with(|cloud, _| cloud.mark_entry(table, destination, modifying, managed))
+        self.with(|cloud, now| cloud.mark_entry(table, destination, modifying, managed, now))
     }
 
     /// Sets the destinations of a prefix list in a table; none takes the list away.

@@ -1,8 +1,13 @@
 //! HTTP for the model: the RPC endpoint of the API, and the metadata service.
 //!
-//! Nothing is decided here. Whatever arrives, the answer is well-formed: an error of the API is JSON with a request ID.
+//! Nothing is decided here. Whatever arrives, the answer is well-formed: an error of the API has a code, a message and a request ID, in JSON or
+//! in XML.
+
+mod body;
+mod wire;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,43 +16,119 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use loden_aliyun::{ApiError, Params};
+use body::{ErrorBody, Form};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use loden_aliyun::{ApiError, Params, Product};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use wire::Wire;
 
 use crate::emulator::Handle;
 use crate::model::{Call, MetadataCall, SignedCall};
 
 /// No call of the API comes near this size.
 const LARGEST_BODY: usize = 1 << 20;
+/// Who answers a request that names nobody.
+const NOBODY: &str = "unknown";
 
-pub(crate) fn api(handle: Handle) -> Router {
-    Router::new().fallback(answer_api).with_state(handle)
-}
+/// How long a listener that cannot accept rests before it tries again.
+const REST: Duration = Duration::from_secs(1);
 
 pub(crate) fn metadata(handle: Handle) -> Router {
     Router::new().fallback(answer_metadata).with_state(handle)
 }
 
-async fn answer_api(State(handle): State<Handle>, request: Request) -> Response {
+/// Serves the API to whoever connects, for ever.
+pub(crate) async fn serve_api(handle: Handle, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let handle = handle.clone();
+                tokio::spawn(async move { serve_connection(handle, stream).await });
+            }
+            // Most of all: no file descriptor is left. One that closes makes room.
+            Err(error) => {
+                tracing::warn!(%error, "the API cannot accept a connection");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Serves the API on one connection until it closes.
+pub(crate) async fn serve_connection<IO>(handle: Handle, io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let body = {
+        let handle = handle.clone();
+        Box::new(move |status| {
+            let form = Form::Json;
+            let request_id = handle.with(|cloud, _| cloud.draw_request_id());
+            let error = ApiError { request_id, host_id: NOBODY.to_owned(), ..unreadable(status) };
+            (ErrorBody::new(&error, None).write(form), form.content_type())
+        })
+    };
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let handle = handle.clone();
+        async move { Ok::<_, Infallible>(answer_api(handle, request.map(Body::new)).await) }
+    });
+    // A connection that breaks is its client's affair.
+    if let Err(error) =
+        http1::Builder::new().serve_connection(TokioIo::new(Wire::new(io, body)), service).await
+    {
+        tracing::debug!(%error, "a connection to the API broke");
+    }
+}
+
+/// What a request that is no HTTP is told. The vendor documents no codes for these.
+fn unreadable(status: u16) -> ApiError {
+    let (code, message) = match status {
+        414 => ("RequestURITooLong", "The request line is too long."),
+        431 => ("RequestHeaderTooLarge", "The request has too many headers, or too large ones."),
+        _ => ("MalformedRequest", "The request is not valid HTTP."),
+    };
+    ApiError::new(status, code, message)
+}
+
+fn unreadable_body(error: &axum::Error) -> ApiError {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return ApiError::new(413, "RequestEntityTooLarge", "The request body is too large.");
+        }
+        cause = error.source();
+    }
+    ApiError::new(400, "IncompleteBody", "The request body was cut short or is malformed.")
+}
+
+async fn answer_api(handle: Handle, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let request_id = handle.with(|cloud, _| cloud.draw_request_id());
     let headers = read_headers(&head.headers);
-    let host = headers.get("host").cloned().unwrap_or_default();
-    let refuse = |error: ApiError| {
-        answer_error(ApiError { request_id: request_id.clone(), host_id: host.clone(), ..error })
-    };
-    let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
-        return refuse(ApiError::new(
-            413,
-            "RequestEntityTooLarge",
-            "The request body is too large or was cut short.",
-        ));
-    };
+    let host = headers.get("host").filter(|host| !host.is_empty()).map_or(NOBODY, String::as_str).to_owned();
     let mut query = Params::new();
     query.read_encoded(head.uri.query().unwrap_or_default());
     let mut params = query.clone();
-    if is_form(&headers) {
-        params.read_encoded(&String::from_utf8_lossy(&body));
+    let body = to_bytes(body, LARGEST_BODY).await;
+    if let (Ok(body), true) = (&body, is_form(&headers)) {
+        params.read_encoded(&String::from_utf8_lossy(body));
     }
+    let form = Form::asked(&params, &headers);
+    let refuse = |error: ApiError, product| {
+        answer_error(
+            &ApiError { request_id: request_id.clone(), host_id: host.clone(), ..error },
+            product,
+            form,
+        )
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return refuse(unreadable_body(&error), None),
+    };
     let signed = SignedCall {
         method: head.method.as_str(),
         path: head.uri.path(),
@@ -62,7 +143,7 @@ async fn answer_api(State(handle): State<Handle>, request: Request) -> Response 
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
     if handle.with(|cloud, _| cloud.take_lost_call(call.action())) {
-        return respond(StatusCode::OK, Body::new(CutShort));
+        return respond(StatusCode::OK, form, Body::new(CutShort));
     }
     let (answer, lost) = handle.with(|cloud, now| {
         let answer = cloud.answer(&call, now);
@@ -71,9 +152,12 @@ async fn answer_api(State(handle): State<Handle>, request: Request) -> Response 
     });
     tracing::debug!(action = call.action(), request_id, ok = answer.is_ok(), "API call");
     match answer {
-        Ok(_) if lost => respond(StatusCode::OK, Body::new(CutShort)),
-        Ok(value) => respond(StatusCode::OK, Body::from(value.to_string())),
-        Err(error) => refuse(error),
+        Ok(_) if lost => respond(StatusCode::OK, form, Body::new(CutShort)),
+        Ok(value) => {
+            let text = form.write(&format!("{}Response", call.action()), &value);
+            respond(StatusCode::OK, form, Body::from(text))
+        }
+        Err(error) => refuse(error, call.product()),
     }
 }
 
@@ -98,20 +182,17 @@ fn read_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     read
 }
 
-fn respond(status: StatusCode, body: Body) -> Response {
+fn respond(status: StatusCode, form: Form, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json;charset=utf-8"));
+    let kind = HeaderValue::from_static(form.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
-fn answer_error(error: ApiError) -> Response {
+fn answer_error(error: &ApiError, product: Option<Product>, form: Form) -> Response {
     let status = StatusCode::from_u16(error.http_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    // Its fields are texts, which can always be written.
-    let body = serde_json::to_string(&error).unwrap_or_default();
-    let mut response = respond(status, Body::from(body));
+    let mut response = respond(status, form, Body::from(ErrorBody::new(error, product).write(form)));
     if let Some(after) = error.retry_after {
         response.headers_mut().insert("x-acs-retry-after", HeaderValue::from(after.as_secs()));
     }

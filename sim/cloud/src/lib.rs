@@ -29,6 +29,7 @@ mod http;
 mod keep;
 pub mod model;
 pub mod run;
+mod settings;
 pub mod snapshot;
 pub mod topology;
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+pub use crate::settings::{Per, RateLimit, Settings};
+
 /// Configuration of a stand-alone emulator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -96,62 +98,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &'static str) ->
     let text =
         std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { what, path: name(), cause })?;
     serde_json::from_str(&text).map_err(|cause| ConfigError::Parse { what, path: name(), cause })
-}
-
-/// Behaviour of the emulator that may be changed while it runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Settings {
-    /// How long an entry is Pending or Deleting, in milliseconds.
-    pub entry_delay_ms: u64,
-    /// How long every answer of the API is held back, in milliseconds.
-    pub latency_ms: u64,
-    /// Whether a second change of a VPC is refused while one is under way, as the vendor does.
-    pub one_change_per_vpc: bool,
-    /// Whether an entry in state Deleting still counts towards the quota. The vendor does not say.
-    pub deleting_holds_quota: bool,
-    /// `FailedCode` of a batch item that the quota refuses. The vendor does not say.
-    pub batch_quota_code: String,
-    /// Larger values of `MaxResult` are taken as this one. Documented is 100.
-    pub max_result: u32,
-    /// Lifetime of a `NextToken`, in seconds.
-    pub next_token_lifetime_s: u64,
-    /// Whether destinations strictly inside 100.64.0.0/10 are allowed. The vendor's pages disagree.
-    pub allow_inside_shared_range: bool,
-    /// Whether custom tables take IPv6 entries, which the vendor refuses.
-    pub ipv6_in_custom_tables: bool,
-    /// Custom entries of one table that may lead to HaVips.
-    pub ha_vip_quota: u32,
-    /// Custom entries of one table that may lead to VPN gateways.
-    pub vpn_quota: u32,
-    /// How far a request's date may be from the emulator's clock, in seconds.
-    pub clock_window_s: u64,
-    /// Whether the metadata service demands a token for every item ("hardened mode").
-    pub hardened_metadata: bool,
-    /// The instance that the metadata service speaks for, whoever asks. Absent: the one with the asker's address; a stand-alone emulator
-    /// whose metadata service listens on loopback, where no instance can ask, then takes the first instance.
-    pub metadata_instance: Option<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            entry_delay_ms: 300,
-            latency_ms: 0,
-            one_change_per_vpc: true,
-            deleting_holds_quota: true,
-            batch_quota_code: "QuotaExceeded".to_owned(),
-            max_result: 100,
-            next_token_lifetime_s: 600,
-            allow_inside_shared_range: false,
-            ipv6_in_custom_tables: false,
-            ha_vip_quota: 5,
-            vpn_quota: 50,
-            clock_window_s: 900,
-            hardened_metadata: false,
-            metadata_instance: None,
-        }
-    }
 }
 
 /// The contents of the emulated cloud: one region of one account.

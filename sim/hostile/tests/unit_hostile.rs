@@ -36,3 +36,24 @@ proptest! {
         keeps(loden_hostile::files, &data)?;
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn clouds_answer_and_stay_sound(data in edited(&["cloud"])) {
+        keeps(loden_hostile::cloud, &data)?;
+    }
+
+    #[test]
+    fn clouds_answer_anything_at_all(kind in prop::sample::select(&b"><?+!@="[..]), data in prop::collection::vec(any::<u8>(), 0..300)) {
+        keeps(loden_hostile::cloud, &[&[kind], &data[..]].concat())?;
+    }
+}
+
+#[test]
+fn clouds_stand_the_seeds() {
+    for seed in support::seeds(&["cloud"]) {
+        assert_eq!(loden_hostile::cloud(&seed), Ok(()), "{}", String::from_utf8_lossy(&seed));
+    }
+}

@@ -102,7 +102,7 @@ struct Claim<'a> {
 }
 
 impl Cloud {
-    /// Whether the call is signed by somebody who may.
+    /// Who signed the call: the ID of an access key, or `role/` and the name of a RAM role.
     ///
     /// # Errors
     /// What is wrong with the signature, its key, its date or its nonce.
@@ -110,7 +110,7 @@ impl Cloud {
         &mut self,
         call: &SignedCall<'_>,
         now: OffsetDateTime,
-    ) -> Result<(), ApiError> {
+    ) -> Result<String, ApiError> {
         let (id, nonce) = if let Some(text) = call.headers.get("authorization") {
             let authorization = Authorization::parse(text).ok_or_else(incomplete)?;
             let claim = claim_v3(call, &authorization)?;
@@ -128,7 +128,10 @@ impl Cloud {
             })?;
             (claim.access_key_id.to_owned(), claim.nonce.to_owned())
         };
-        self.use_nonce(id, nonce, now)
+        let role = self.access.temporary.get(&id).map(|temporary| format!("role/{}", temporary.role));
+        let caller = role.unwrap_or_else(|| id.clone());
+        self.use_nonce(id, nonce, now)?;
+        Ok(caller)
     }
 
     fn verify(
@@ -254,7 +257,7 @@ impl Cloud {
             secret: self.draw("secret"),
             token: self.draw("token"),
             issued: now,
-            expires: now + lifetime,
+            expires: now.saturating_add(lifetime),
         };
         let id = format!("STS.{}", self.draw("key").get(..24).unwrap_or_default());
         let answer = describe(&id, &temporary);

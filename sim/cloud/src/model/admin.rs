@@ -221,6 +221,7 @@ impl Cloud {
             quota: spec.quota.unwrap_or(DEFAULT_ENTRY_QUOTA),
             prefix_lists: spec.prefix_lists.clone(),
             entries: BTreeMap::new(),
+            past: Vec::new(),
             by_destination: BTreeMap::new(),
         };
         self.insert_table(&spec.id, table, now)?;
@@ -289,6 +290,7 @@ impl Cloud {
         spec: &EntrySpec,
         now: OffsetDateTime,
     ) -> Result<String, AdminError> {
+        self.remember(table_id, now);
         let id = self.draw_id("rte");
         let sequence = self.drawn;
         let table = self.tables.get_mut(table_id).ok_or_else(|| unknown("route table", table_id))?;
@@ -320,7 +322,13 @@ impl Cloud {
     ///
     /// # Errors
     /// No such table or entry.
-    pub fn remove_entry(&mut self, table_id: &str, destination: IpNet) -> Result<(), AdminError> {
+    pub fn remove_entry(
+        &mut self,
+        table_id: &str,
+        destination: IpNet,
+        now: OffsetDateTime,
+    ) -> Result<(), AdminError> {
+        self.remember(table_id, now);
         let table = self.tables.get_mut(table_id).ok_or_else(|| unknown("route table", table_id))?;
         let sequence = table
             .by_destination

@@ -1,6 +1,6 @@
 //! From a call as it arrived to its answer: which action, who calls, and the order of the checks.
 
-use loden_aliyun::{ApiError, Params, Request, codes, ecs, quotas, sts, vpc};
+use loden_aliyun::{ApiError, Params, Product, Request, codes, ecs, quotas, sts, vpc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
@@ -9,6 +9,9 @@ use super::{Cloud, SignedCall, state};
 
 /// How long a client token stands for the call that brought it first.
 const MEMORY_OF_TOKENS: Duration = Duration::hours(24);
+
+/// Longest client token that the vendor takes, in characters of ASCII.
+const LONGEST_TOKEN: usize = 64;
 
 /// A call that a client token stands for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +38,12 @@ impl Call<'_> {
     #[must_use]
     pub fn action(&self) -> &str {
         self.name("x-acs-action", "Action").unwrap_or_default()
+    }
+
+    /// The API that the action belongs to, if there is such an action.
+    #[must_use]
+    pub fn product(&self) -> Option<Product> {
+        find(self.action()).map(|(product, _)| product)
     }
 
     fn name(&self, header: &str, parameter: &str) -> Option<&str> {
@@ -65,6 +74,13 @@ fn carry_out<R: Answers>(
     let asked = request.to_params();
     // Only requests that know client tokens keep them.
     let token = asked.get("ClientToken").map(str::to_owned);
+    if token.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN || !token.is_ascii()) {
+        return Err(ApiError::new(
+            400,
+            "IllegalParam.ClientToken",
+            format!("ClientToken may have {LONGEST_TOKEN} ASCII characters at most."),
+        ));
+    }
     if let Some(known) = token.as_ref().and_then(|token| cloud.client_tokens.get(token)) {
         return known.answer_again(R::ACTION, &asked, request_id);
     }
@@ -107,10 +123,10 @@ type CarryOut = fn(&mut Cloud, &Params, &str, OffsetDateTime) -> Result<Value, A
 
 macro_rules! actions {
     ($($request:ty),* $(,)?) => {
-        /// The action of that name: its version, and how it is carried out.
-        fn find(action: &str) -> Option<(&'static str, CarryOut)> {
+        /// The action of that name: whose it is, and how it is carried out.
+        fn find(action: &str) -> Option<(Product, CarryOut)> {
             $(if action == <$request>::ACTION {
-                return Some((<$request>::PRODUCT.version(), carry_out::<$request>));
+                return Some((<$request>::PRODUCT, carry_out::<$request>));
             })*
             None
         }
@@ -164,13 +180,13 @@ impl Cloud {
         if action.is_empty() {
             return Err(ApiError::new(400, "MissingAction", "Action is mandatory for this action."));
         }
-        let (version, carry_out) = find(action).ok_or_else(unknown)?;
+        let (product, carry_out) = find(action).ok_or_else(unknown)?;
         *self.calls.entry(action.to_owned()).or_default() += 1;
         match call.name("x-acs-version", "Version") {
             None => {
                 return Err(ApiError::new(400, "MissingVersion", "Version is mandatory for this action."));
             }
-            Some(given) if given != version => {
+            Some(given) if given != product.version() => {
                 return Err(ApiError::new(
                     400,
                     "InvalidVersion",
@@ -180,9 +196,12 @@ impl Cloud {
             Some(_) => {}
         }
         // There the token among the parameters proves who calls.
-        if action != sts::AssumeRoleWithOIDC::ACTION {
-            self.authenticate(&call.signed, now)?;
-        }
+        let caller = if action == sts::AssumeRoleWithOIDC::ACTION {
+            String::new()
+        } else {
+            self.authenticate(&call.signed, now)?
+        };
+        self.admit(action, &caller, now)?;
         if let Some(error) = self.take_error(action) {
             return Err(error);
         }

@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use loden_aliyun::vpc::EntryStatus;
+use time::OffsetDateTime;
 
 use super::Cloud;
 use super::admin::{AdminError, unknown};
@@ -40,7 +41,9 @@ impl Cloud {
         destination: IpNet,
         modifying: bool,
         managed: bool,
+        now: OffsetDateTime,
     ) -> Result<(), AdminError> {
+        self.remember(table_id, now);
         let table = self.tables.get_mut(table_id).ok_or_else(|| unknown("route table", table_id))?;
         let entry = table
             .by_destination

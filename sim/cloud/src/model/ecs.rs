@@ -1,13 +1,12 @@
 //! Instances and network interfaces.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use loden_aliyun::sign::format_date;
 use loden_aliyun::{ApiError, ecs};
 use time::OffsetDateTime;
 
 use super::api::Answers;
-use super::{Cloud, Instance, Interface, count, page};
+use super::pages::{self, page};
+use super::{Cloud, Instance, Interface, count};
 
 /// One page by token or by number, whichever the caller uses.
 struct Paged<T> {
@@ -17,37 +16,43 @@ struct Paged<T> {
     page_size: u32,
 }
 
-/// Tokens carry the position; ECS lists change rarely and ECS gives no other promise.
-fn paged<T>(
-    items: Vec<T>,
+/// Which page of a list is asked for.
+struct Asked<'a> {
     max_results: Option<u32>,
-    token: Option<&String>,
+    token: Option<&'a String>,
     number: Option<u32>,
     size: Option<u32>,
-) -> Result<Paged<T>, ApiError> {
-    if max_results.is_none() && token.is_none() {
-        let (items, page_number, page_size) = page(items, number, size, ecs::MAX_RESULTS)?;
+    filters: &'a str,
+    token_lifetime: u64,
+    now: OffsetDateTime,
+}
+
+/// `items` come with their positions, ascending.
+fn paged<T>(items: Vec<(String, T)>, asked: &Asked<'_>) -> Result<Paged<T>, ApiError> {
+    if asked.max_results.is_none() && asked.token.is_none() {
+        let items = items.into_iter().map(|(_, item)| item).collect();
+        let (items, page_number, page_size) = page(items, asked.number, asked.size, ecs::MAX_RESULTS)?;
         return Ok(Paged { items, next_token: String::new(), page_number, page_size });
     }
-    let page_size = max_results.unwrap_or(10);
+    let page_size = asked.max_results.unwrap_or(10);
     if page_size == 0 || page_size > ecs::MAX_RESULTS {
         return Err(ApiError::invalid_parameter("MaxResults"));
     }
-    let start: usize = match token {
-        None => 0,
-        Some(token) => URL_SAFE_NO_PAD
-            .decode(token)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .and_then(|text| text.strip_prefix("ecs:")?.parse().ok())
-            .ok_or_else(|| ApiError::invalid_parameter("NextToken"))?,
+    let after = asked
+        .token
+        .map(|token| pages::read_token(token, asked.filters, asked.token_lifetime, asked.now))
+        .transpose()
+        .map_err(|_| ApiError::invalid_parameter("NextToken"))?;
+    let mut rest =
+        items.into_iter().filter(|(at, _)| after.as_ref().is_none_or(|after| at > after)).peekable();
+    let taken: Vec<(String, T)> =
+        rest.by_ref().take(usize::try_from(page_size).unwrap_or(usize::MAX)).collect();
+    let next_token = match (taken.last(), rest.peek()) {
+        (Some((last, _)), Some(_)) => pages::write_token(last, asked.filters, asked.now),
+        _ => String::new(),
     };
-    let take = usize::try_from(page_size).unwrap_or(usize::MAX);
-    let end = start.saturating_add(take);
-    let next_token =
-        if end < items.len() { URL_SAFE_NO_PAD.encode(format!("ecs:{end}")) } else { String::new() };
     Ok(Paged {
-        items: items.into_iter().skip(start).take(take).collect(),
+        items: taken.into_iter().map(|(_, item)| item).collect(),
         next_token,
         page_number: 1,
         page_size,
@@ -154,7 +159,7 @@ impl Answers for ecs::DescribeInstances {
         self,
         cloud: &mut Cloud,
         request_id: &str,
-        _now: OffsetDateTime,
+        now: OffsetDateTime,
     ) -> Result<Self::Answer, ApiError> {
         let ids: Option<Vec<String>> = match &self.instance_ids {
             None => None,
@@ -174,7 +179,7 @@ impl Answers for ecs::DescribeInstances {
             Some(Ok(addresses)) if addresses.len() <= 100 => Some(addresses),
             Some(_) => return Err(ApiError::invalid_parameter("PrivateIpAddresses")),
         };
-        let matching: Vec<ecs::Instance> = cloud
+        let matching: Vec<(String, ecs::Instance)> = cloud
             .instances
             .values()
             .filter(|instance| ids.as_ref().is_none_or(|ids| ids.contains(&instance.spec.id)))
@@ -188,10 +193,21 @@ impl Answers for ecs::DescribeInstances {
                         instance.vpc_attributes.private_ip_address.iter().any(|own| wanted.contains(own))
                     })
             })
+            .map(|instance| (instance.instance_id.clone(), instance))
             .collect();
         let total_count = count(&matching);
-        let taken =
-            paged(matching, self.max_results, self.next_token.as_ref(), self.page_number, self.page_size)?;
+        let taken = paged(
+            matching,
+            &Asked {
+                max_results: self.max_results,
+                token: self.next_token.as_ref(),
+                number: self.page_number,
+                size: self.page_size,
+                filters: &pages::digest(&self),
+                token_lifetime: cloud.settings.next_token_lifetime_s,
+                now,
+            },
+        )?;
         Ok(ecs::DescribeInstancesAnswer {
             request_id: request_id.to_owned(),
             next_token: taken.next_token,
@@ -208,13 +224,13 @@ impl Answers for ecs::DescribeNetworkInterfaces {
         self,
         cloud: &mut Cloud,
         request_id: &str,
-        _now: OffsetDateTime,
+        now: OffsetDateTime,
     ) -> Result<Self::Answer, ApiError> {
         if self.network_interface_ids.len() > 100 {
             return Err(ApiError::invalid_parameter("NetworkInterfaceId"));
         }
         let ids = &self.network_interface_ids;
-        let matching: Vec<ecs::NetworkInterface> = cloud
+        let matching: Vec<(String, ecs::NetworkInterface)> = cloud
             .instances
             .values()
             .filter(|instance| {
@@ -233,11 +249,25 @@ impl Answers for ecs::DescribeNetworkInterfaces {
                     && equal(self.vswitch_id.as_ref(), &interface.vswitch)
                     && equal(self.kind.as_ref(), interface_type(*index))
             })
-            .map(|(instance, index, interface)| cloud.describe_interface(instance, index, interface))
+            .map(|(instance, index, interface)| {
+                // Nothing in an ID sorts before this separator.
+                let at = format!("{}\0{index:04}", instance.spec.id);
+                (at, cloud.describe_interface(instance, index, interface))
+            })
             .collect();
         let total_count = count(&matching);
-        let taken =
-            paged(matching, self.max_results, self.next_token.as_ref(), self.page_number, self.page_size)?;
+        let taken = paged(
+            matching,
+            &Asked {
+                max_results: self.max_results,
+                token: self.next_token.as_ref(),
+                number: self.page_number,
+                size: self.page_size,
+                filters: &pages::digest(&self),
+                token_lifetime: cloud.settings.next_token_lifetime_s,
+                now,
+            },
+        )?;
         Ok(ecs::DescribeNetworkInterfacesAnswer {
             request_id: request_id.to_owned(),
             next_token: taken.next_token,

@@ -11,25 +11,27 @@ mod conditions;
 mod ecs;
 mod entries;
 mod faults;
+mod lag;
 mod metadata;
+mod pages;
 mod quotas;
+mod rates;
 mod state;
 mod sts;
 mod summary;
 mod tables;
+mod views;
 mod vpc;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loden_aliyun::ApiError;
 use loden_aliyun::vpc::EntryStatus;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
-use crate::snapshot::{EntryView, InstanceView, InterfaceView, Snapshot, TableView, VSwitchView, VpcView};
 use crate::topology::{
     AccessKeySpec, EntryKind, Ingress, InstanceSpec, NextHop, RoleSpec, SecurityGroupSpec, Settings,
     TableKind, Topology, VSwitchSpec,
@@ -77,6 +79,8 @@ pub struct Cloud {
     #[serde(skip)]
     frozen: Option<faults::Frozen>,
     calls: BTreeMap<String, u64>,
+    #[serde(default)]
+    rates: rates::Rates,
 }
 
 /// A change that is under way.
@@ -145,7 +149,10 @@ struct Table {
     /// Destinations that come from prefix lists, by list.
     prefix_lists: BTreeMap<String, Vec<IpNet>>,
     entries: BTreeMap<u64, Entry>,
-    /// An index of the above.
+    /// What the entries were, oldest first, as long as reads may still show it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past: Vec<lag::Past>,
+    /// An index of the entries.
     #[serde(skip)]
     by_destination: BTreeMap<IpNet, u64>,
 }
@@ -230,6 +237,7 @@ impl Cloud {
             faults: Vec::new(),
             frozen: None,
             calls: BTreeMap::new(),
+            rates: rates::Rates::default(),
         };
         for role in &topology.roles {
             cloud.roles.insert(role.name.clone(), role.clone());
@@ -272,6 +280,9 @@ impl Cloud {
 
     /// Changes behaviour. Entries already on their way keep their moment.
     pub fn set_settings(&mut self, settings: Settings) {
+        if settings.rate_limits != self.settings.rate_limits {
+            self.rates.forget();
+        }
         self.settings = settings;
     }
 
@@ -320,6 +331,7 @@ impl Cloud {
     }
 
     fn settle_entry(&mut self, table: &str, sequence: u64, at: OffsetDateTime) {
+        self.remember(table, at);
         let Some(table) = self.tables.get_mut(table) else { return };
         let Some(entry) = table.entries.get_mut(&sequence) else { return };
         if entry.status == EntryStatus::Deleting {
@@ -345,7 +357,7 @@ impl Cloud {
                 self.drawn
             }
         };
-        self.unsettled.insert((now + self.entry_delay(), number), change);
+        self.unsettled.insert((now.saturating_add(self.entry_delay()), number), change);
         self.revision += 1;
         // Without a delay it is done before the answer is out.
         self.advance(now);
@@ -363,110 +375,6 @@ impl Cloud {
             _ => None,
         });
         under_way.unwrap_or(AVAILABLE)
-    }
-
-    /// What the data plane forwards by.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            revision: self.revision,
-            vpcs: self.vpcs.iter().map(|(id, vpc)| self.view_vpc(id, vpc)).collect(),
-            instances: self.instances.values().map(|instance| self.view_instance(instance)).collect(),
-        }
-    }
-
-    fn view_vpc(&self, id: &str, vpc: &Vpc) -> VpcView {
-        let mut tables: Vec<TableView> = self
-            .tables
-            .iter()
-            .filter(|(_, table)| table.vpc == id)
-            .map(|(table_id, table)| self.view_table(table_id, table))
-            .collect();
-        tables.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
-        VpcView {
-            id: id.to_owned(),
-            cidrs: vpc.cidrs().collect(),
-            vswitches: vpc
-                .vswitches
-                .values()
-                .map(|vswitch| VSwitchView {
-                    id: vswitch.spec.id.clone(),
-                    zone: vswitch.spec.zone.clone(),
-                    cidr: vswitch.spec.cidr,
-                    table: vswitch.table.clone(),
-                })
-                .collect(),
-            tables,
-        }
-    }
-
-    fn view_table(&self, id: &str, table: &Table) -> TableView {
-        TableView {
-            id: id.to_owned(),
-            kind: table.kind,
-            vswitches: self.vswitches_of(id, table),
-            quota: table.quota,
-            used: self.used(table),
-            entries: table
-                .entries
-                .values()
-                .map(|entry| EntryView {
-                    id: entry.id.clone(),
-                    destination: entry.destination,
-                    next_hops: entry.next_hops.clone(),
-                    status: entry.status,
-                    kind: entry.kind,
-                    name: entry.name.clone(),
-                    description: entry.description.clone(),
-                })
-                .collect(),
-        }
-    }
-
-    fn view_instance(&self, instance: &Instance) -> InstanceView {
-        InstanceView {
-            id: instance.spec.id.clone(),
-            vpc: instance.vpc.clone(),
-            interfaces: instance
-                .interfaces
-                .iter()
-                .map(|interface| InterfaceView {
-                    id: interface.id.clone(),
-                    vswitch: interface.vswitch.clone(),
-                    address: interface.address,
-                    mac: interface.mac.clone(),
-                    source_dest_check: interface.source_dest_check,
-                    ingress: self.ingress(&instance.vpc, &interface.security_groups),
-                })
-                .collect(),
-        }
-    }
-
-    fn ingress(&self, vpc: &str, groups: &[String]) -> Option<Vec<IpNet>> {
-        if groups.is_empty() {
-            return None;
-        }
-        let rules = self
-            .vpcs
-            .get(vpc)
-            .into_iter()
-            .flat_map(|vpc| groups.iter().filter_map(|group| vpc.security_groups.get(group)).flatten());
-        let mut nets = BTreeSet::new();
-        for rule in rules {
-            match rule {
-                Ingress::Cidr(net) => {
-                    nets.insert(net.trunc());
-                }
-                Ingress::Group(group) => nets.extend(
-                    self.instances
-                        .values()
-                        .flat_map(|instance| &instance.interfaces)
-                        .filter(|member| member.security_groups.contains(group))
-                        .map(|member| IpNet::from(std::net::IpAddr::from(member.address))),
-                ),
-            }
-        }
-        Some(nets.into_iter().collect())
     }
 
     /// The instance that has an interface, and the interface's place in it.
@@ -504,7 +412,7 @@ impl Cloud {
     }
 
     fn entry_delay(&self) -> Duration {
-        Duration::from_millis(self.settings.entry_delay_ms)
+        milliseconds(self.settings.entry_delay_ms)
     }
 
     /// Hexadecimal text that no other draw of this cloud gives.
@@ -527,6 +435,11 @@ impl Cloud {
     }
 }
 
+/// A setting as a span of time; what no clock can count is as long as one can.
+fn milliseconds(count: u64) -> Duration {
+    Duration::milliseconds(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
 /// The error for a region that is not this cloud's.
 fn check_region(cloud: &Cloud, region: Option<&str>) -> Result<(), ApiError> {
     match region {
@@ -535,28 +448,6 @@ fn check_region(cloud: &Cloud, region: Option<&str>) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
-}
-
-/// One page of `items` by number, with the page number and size as they were taken.
-fn page<T>(
-    items: Vec<T>,
-    number: Option<u32>,
-    size: Option<u32>,
-    largest: u32,
-) -> Result<(Vec<T>, u32, u32), ApiError> {
-    let number = number.unwrap_or(1);
-    let size = size.unwrap_or(10);
-    if number == 0 {
-        return Err(ApiError::invalid_parameter("PageNumber"));
-    }
-    if size == 0 || size > largest {
-        return Err(ApiError::invalid_parameter("PageSize"));
-    }
-    let skip = usize::try_from(number - 1)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(usize::try_from(size).unwrap_or(usize::MAX));
-    let take = usize::try_from(size).unwrap_or(usize::MAX);
-    Ok((items.into_iter().skip(skip).take(take).collect(), number, size))
 }
 
 fn count<T>(items: &[T]) -> u32 {

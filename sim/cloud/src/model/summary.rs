@@ -1,11 +1,13 @@
 //! `GetVpcRouteEntrySummary`: how many entries of each type the tables of a VPC have.
 
+use std::collections::BTreeMap;
+
 use loden_aliyun::{ApiError, codes, vpc};
 use time::OffsetDateTime;
 
 use super::api::Answers;
 use super::tables::no_vpc;
-use super::{Cloud, Table};
+use super::{Cloud, Entry};
 use crate::topology::EntryKind;
 
 /// The types on the wire, which are spelled differently here than in lists.
@@ -18,12 +20,12 @@ const TYPES: &[(&str, Option<EntryKind>)] = &[
     ("ECR", Some(EntryKind::Ecr)),
 ];
 
-fn counts(table: &Table, asked: Option<&str>) -> Vec<vpc::EntryCount> {
+fn counts(entries: &BTreeMap<u64, Entry>, asked: Option<&str>) -> Vec<vpc::EntryCount> {
     TYPES
         .iter()
         .filter(|(name, _)| asked.is_none_or(|asked| asked.eq_ignore_ascii_case(name)))
         .map(|(name, kind)| {
-            let entries = table.entries.values().filter(|entry| kind.is_none_or(|kind| entry.kind == kind));
+            let entries = entries.values().filter(|entry| kind.is_none_or(|kind| entry.kind == kind));
             vpc::EntryCount {
                 route_entry_type: (*name).to_owned(),
                 count: u32::try_from(entries.count()).unwrap_or(u32::MAX),
@@ -37,7 +39,7 @@ impl Answers for vpc::GetVpcRouteEntrySummary {
         self,
         cloud: &mut Cloud,
         request_id: &str,
-        _now: OffsetDateTime,
+        now: OffsetDateTime,
     ) -> Result<Self::Answer, ApiError> {
         if !cloud.vpcs.contains_key(&self.vpc_id) {
             return Err(no_vpc());
@@ -58,7 +60,7 @@ impl Answers for vpc::GetVpcRouteEntrySummary {
             })
             .map(|(id, table)| vpc::EntrySummary {
                 route_table_id: id.clone(),
-                entry_summarys: counts(table, asked),
+                entry_summarys: counts(cloud.shown(id, table, now), asked),
             })
             .collect();
         if summaries.is_empty() {

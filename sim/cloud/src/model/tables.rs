@@ -138,6 +138,7 @@ impl Answers for vpc::CreateRouteTable {
             quota: DEFAULT_ENTRY_QUOTA,
             prefix_lists: BTreeMap::new(),
             entries: BTreeMap::new(),
+            past: Vec::new(),
             by_destination: BTreeMap::new(),
         };
         cloud.insert_table(&id, table, now).map_err(|error| {

@@ -6,7 +6,8 @@ use loden_aliyun::{ApiError, vpc};
 use time::OffsetDateTime;
 
 use super::api::Answers;
-use super::{Cloud, Table, Vpc, count, page};
+use super::pages::page;
+use super::{Cloud, Table, Vpc, count};
 use crate::topology::TableKind;
 
 /// Whether `id` is in a list separated by commas; an absent list holds everything.

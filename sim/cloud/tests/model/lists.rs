@@ -203,7 +203,7 @@ fn instances_and_entries_come_and_go_from_outside() {
     assert!(bench.cloud.remove_instance("i-new").is_err());
     assert_eq!(bench.custom(SYSTEM).len(), 1, "its entry stays, as in a real VPC");
     let destination = "172.20.1.0/24".parse().unwrap();
-    bench.cloud.remove_entry(SYSTEM, destination).unwrap();
+    bench.cloud.remove_entry(SYSTEM, destination, bench.now).unwrap();
     assert_eq!(bench.cloud.next_deadline(), None, "an entry that is gone keeps nobody waiting");
     let entry = EntrySpec {
         destination,

@@ -90,7 +90,7 @@ fn a_stale_list_shows_what_was_there_when_the_fault_came() {
     assert!(bench.cloud.faults().is_empty());
     // Taken back, the lists are right at once.
     bench.cloud.inject(fault("DescribeRouteEntryList", u32::MAX, FaultKind::Stale));
-    bench.cloud.remove_entry(SYSTEM, "172.20.1.0/24".parse().unwrap()).unwrap();
+    bench.cloud.remove_entry(SYSTEM, "172.20.1.0/24".parse().unwrap(), bench.now).unwrap();
     assert_eq!(names(&mut bench).len(), 3);
     assert_eq!(names(&mut bench).len(), 3);
     bench.cloud.clear_faults();

@@ -90,7 +90,7 @@ fn a_table_lives_from_pending_to_gone() {
     bench.call(&single(&table, "172.20.1.0/24", "i-loden1")).unwrap();
     bench.wait(2);
     assert_eq!(refused(bench.call(&delete(&table))), is(400, "DependencyViolation.RouteEntry"));
-    bench.cloud.remove_entry(&table, "172.20.1.0/24".parse().unwrap()).unwrap();
+    bench.cloud.remove_entry(&table, "172.20.1.0/24".parse().unwrap(), bench.now).unwrap();
     bench.call(&delete(&table)).unwrap();
     assert_eq!(bench.table_status(&table).as_deref(), Some("Deleting"));
     assert_eq!(
@@ -246,12 +246,14 @@ fn states_given_from_outside_are_shown_and_end() {
     assert!(bench.cloud.set_status("vpc-none", None).is_err());
 
     let destination = "172.20.1.0/24".parse().unwrap();
-    bench.cloud.mark_entry(SYSTEM, destination, true, false).unwrap();
+    bench.cloud.mark_entry(SYSTEM, destination, true, false, bench.now).unwrap();
     assert_eq!(bench.custom(SYSTEM), [("172.20.1.0/24".to_owned(), EntryStatus::Modifying)]);
     assert_eq!(refused(bench.create("172.20.2.0/24", "i-loden1")), is(400, "IncorrectRouteEntryStatus"));
-    bench.cloud.mark_entry(SYSTEM, destination, false, false).unwrap();
+    bench.cloud.mark_entry(SYSTEM, destination, false, false, bench.now).unwrap();
     bench.create("172.20.2.0/24", "i-loden1").unwrap();
-    assert!(bench.cloud.mark_entry(SYSTEM, "172.20.9.0/24".parse().unwrap(), true, false).is_err());
+    assert!(
+        bench.cloud.mark_entry(SYSTEM, "172.20.9.0/24".parse().unwrap(), true, false, bench.now).is_err()
+    );
 }
 
 #[test]
@@ -283,7 +285,7 @@ fn quotas_of_next_hops_of_a_kind() {
         description: String::new(),
     };
     bench.cloud.insert_entry(SYSTEM, &managed, bench.now).unwrap();
-    bench.cloud.mark_entry(SYSTEM, managed.destination, false, true).unwrap();
+    bench.cloud.mark_entry(SYSTEM, managed.destination, false, true, bench.now).unwrap();
     let batch = super::bench::batch_delete(SYSTEM, &[("172.20.4.0/24", "i-loden1")]);
     let failed = bench.call(&batch).unwrap().failed_route_entries;
     assert_eq!(failed[0].failed_code, "OperationDenied.DeleteManagedRouteEntry");

@@ -242,6 +242,7 @@ impl Cloud {
     }
 
     fn begin_creation(&mut self, wanted: Wanted<'_>, now: OffsetDateTime) -> Result<String, Refusal> {
+        self.remember(wanted.table, now);
         let id = self.draw_id("rte");
         let sequence = self.drawn;
         let table = self.tables.get_mut(wanted.table).ok_or_else(Refusal::no_table)?;

@@ -103,6 +103,7 @@ impl Cloud {
     }
 
     fn begin_deletion(&mut self, found: &Found, now: OffsetDateTime) {
+        self.remember(&found.table, now);
         if let Some(entry) =
             self.tables.get_mut(&found.table).and_then(|table| table.entries.get_mut(&found.sequence))
         {

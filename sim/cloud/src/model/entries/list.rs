@@ -1,17 +1,15 @@
 //! `DescribeRouteEntryList`: filters and pages.
-//!
-//! A page's token carries the position of its last entry, not a count, so that entries that come and go between two pages neither
-//! hide nor repeat others. It also carries the request's filters and its own age.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use loden_aliyun::vpc::{self, RouteEntry};
-use loden_aliyun::{ApiError, Request, codes, sign};
+use loden_aliyun::{ApiError, codes, sign};
 use time::OffsetDateTime;
 
 use super::super::api::Answers;
-use super::super::{Cloud, Entry, Table};
+use super::super::pages::{self, BadToken};
+use super::super::{Cloud, Entry};
 use super::read_destination;
 use crate::topology::{EntryKind, TableKind};
 
@@ -22,36 +20,15 @@ fn illegal(code: &'static str, message: &str) -> ApiError {
 }
 
 /// The position after which a page starts.
-fn read_token(token: &str, filters: &str, lifetime: u64, now: OffsetDateTime) -> Result<u64, ApiError> {
+fn read_position(token: &str, filters: &str, lifetime: u64, now: OffsetDateTime) -> Result<u64, ApiError> {
     let wrong = || illegal("IllegalParam.NextToken", "User nextToken is illegal.");
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
-    let text = String::from_utf8(bytes).map_err(|_| wrong())?;
-    let mut parts = text.splitn(3, '/');
-    let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).ok_or_else(wrong);
-    let (position, issued) = (number()?, number()?);
-    if parts.next() != Some(filters) {
-        return Err(wrong());
+    match pages::read_token(token, filters, lifetime, now) {
+        Ok(position) => position.parse().map_err(|_| wrong()),
+        Err(BadToken::Wrong) => Err(wrong()),
+        Err(BadToken::Expired) => {
+            Err(illegal("IllegalParam.NextTokenExpired", "The parameter of NextTokenExpired is illegal."))
+        }
     }
-    let age = now.unix_timestamp() - i64::try_from(issued).map_err(|_| wrong())?;
-    if age > i64::try_from(lifetime).unwrap_or(i64::MAX) {
-        return Err(illegal(
-            "IllegalParam.NextTokenExpired",
-            "The parameter of NextTokenExpired is illegal.",
-        ));
-    }
-    Ok(position)
-}
-
-fn write_token(position: u64, filters: &str, now: OffsetDateTime) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{position}/{}/{filters}", now.unix_timestamp()))
-}
-
-/// A digest of everything that selects entries.
-fn digest_filters(request: &vpc::DescribeRouteEntryList) -> String {
-    let mut params = request.to_params();
-    params.remove("NextToken");
-    params.remove("MaxResult");
-    sign::body_sha256(params.encoded().as_bytes())
 }
 
 struct Filter<'a> {
@@ -80,7 +57,11 @@ impl Filter<'_> {
 }
 
 impl Cloud {
-    fn check_filters(&self, request: &vpc::DescribeRouteEntryList, table: &Table) -> Result<(), ApiError> {
+    fn check_filters(
+        &self,
+        request: &vpc::DescribeRouteEntryList,
+        entries: &BTreeMap<u64, Entry>,
+    ) -> Result<(), ApiError> {
         let kind = request.route_entry_type.as_deref();
         if kind.is_some_and(|kind| !matches!(kind, "Custom" | "System" | "BGP" | "CEN" | "ECR")) {
             return Err(illegal(
@@ -113,7 +94,7 @@ impl Cloud {
                     .values()
                     .any(|instance| instance.interfaces.iter().any(|eni| eni.id == *id))
                 || self.vpcs.values().any(|vpc| vpc.gateways.iter().any(|gateway| gateway.id == *id))
-                || table.entries.values().any(|entry| entry.next_hops.iter().any(|hop| hop.id == *id));
+                || entries.values().any(|entry| entry.next_hops.iter().any(|hop| hop.id == *id));
             if !exists {
                 return Err(illegal(
                     "InvalidNextHop.NotFound",
@@ -142,14 +123,15 @@ impl Answers for vpc::DescribeRouteEntryList {
                 "Use listGatewayRouteTableEntries to describe gateway route entries.",
             ));
         }
-        cloud.check_filters(&self, table)?;
+        let shown = cloud.shown(&self.route_table_id, table, now);
+        cloud.check_filters(&self, shown)?;
         let max_result = match self.max_result {
             Some(0) => return Err(ApiError::invalid_parameter("MaxResult")),
             asked => asked.unwrap_or(DEFAULT_MAX_RESULT).min(cloud.settings.max_result),
         };
-        let filters = digest_filters(&self);
+        let filters = pages::digest(&self);
         let after = match &self.next_token {
-            Some(token) => read_token(token, &filters, cloud.settings.next_token_lifetime_s, now)?,
+            Some(token) => read_position(token, &filters, cloud.settings.next_token_lifetime_s, now)?,
             None => 0,
         };
         let destinations = self
@@ -159,8 +141,7 @@ impl Answers for vpc::DescribeRouteEntryList {
             .map(|text| read_destination(text))
             .collect::<Result<Vec<_>, _>>()?;
         let filter = Filter { request: &self, destinations };
-        let matching: Vec<(u64, &Entry)> = table
-            .entries
+        let matching: Vec<(u64, &Entry)> = shown
             .iter()
             .filter(|(_, entry)| filter.admits(entry))
             .map(|(sequence, entry)| (*sequence, entry))
@@ -173,7 +154,10 @@ impl Answers for vpc::DescribeRouteEntryList {
             last = sequence;
             entries.push(describe(&self.route_table_id, entry));
         }
-        let next_token = if rest.peek().is_some() { write_token(last, &filters, now) } else { String::new() };
+        let next_token = match rest.peek() {
+            Some(_) => pages::write_token(&last.to_string(), &filters, now),
+            None => String::new(),
+        };
         Ok(vpc::DescribeRouteEntryListAnswer {
             request_id: request_id.to_owned(),
             next_token,

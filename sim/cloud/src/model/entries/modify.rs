@@ -52,6 +52,7 @@ impl Answers for vpc::ModifyRouteEntry {
 
 impl Cloud {
     fn begin_change(&mut self, found: &Found, becoming: Becoming, now: OffsetDateTime) {
+        self.remember(&found.table, now);
         let table = self.tables.get_mut(&found.table);
         if let Some(entry) = table.and_then(|table| table.entries.get_mut(&found.sequence)) {
             entry.status = EntryStatus::Modifying;
