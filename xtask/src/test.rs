@@ -9,7 +9,7 @@ use clap::ValueEnum;
 const CARGO_DENY: &str = "0.20.2";
 
 /// How long each fuzz target runs.
-const FUZZ_SECONDS: u32 = 60;
+const FUZZ_SECONDS: u32 = 45;
 
 /// How many seeded histories the route controller goes through.
 const HISTORIES: u32 = 10_000;

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::num::NonZeroU32;
+
+use loden_sim_cloud::topology::{Per, RateLimit};
 use loden_sim_cloud::{Fault, FaultKind};
 use support::{World, until};
 
@@ -76,4 +79,80 @@ async fn batches_refused_in_part() {
 #[tokio::test]
 async fn lists_that_lag_behind() {
     endure(Some("DescribeRouteEntryList"), FaultKind::Stale).await;
+}
+
+/// Whether every node from the first to the last, and nobody else, has an entry and knows it.
+fn all_have_entries(world: &World, nodes: std::ops::RangeInclusive<u32>) -> bool {
+    let mut hops: Vec<String> =
+        world.entries().iter().filter_map(|line| Some(line.split_once(" via ")?.1.to_owned())).collect();
+    hops.sort();
+    let mut expected: Vec<String> = nodes.clone().map(|n| format!("i-n{n}")).collect();
+    expected.sort();
+    hops == expected && nodes.into_iter().all(|n| world.is_available(&format!("n{n}")))
+}
+
+#[tokio::test]
+async fn lists_that_always_lag() {
+    let world = World::new(20).await;
+    world.cloud.change_settings(|settings| settings.read_lag_ms = 600);
+    world.join("n1");
+    world.join("n2");
+    let controller = world.start(&[]);
+    until(&controller, "the first nodes have entries", || all_have_entries(&world, 1..=2)).await;
+    world.leave("n1");
+    for n in 3..=6 {
+        world.join(&format!("n{n}"));
+    }
+    until(&controller, "the others have entries, the one that left has none", || {
+        all_have_entries(&world, 2..=6)
+    })
+    .await;
+    // What was written and does not show yet is not written again.
+    let tried = |action: &str| world.cloud.calls().get(action).copied().unwrap_or_default();
+    assert!(tried("CreateRouteEntries") <= 8, "{:?}\n{}", world.cloud.calls(), controller.log());
+    assert!(tried("DeleteRouteEntries") <= 4, "{:?}\n{}", world.cloud.calls(), controller.log());
+    assert!(controller.stop().await);
+}
+
+/// Lets nodes join one by one while each action takes only so many calls. Every one of them gets its entry, and the controller slows down.
+async fn rationed(tell_retry_after: bool) {
+    const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
+    const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(119);
+    let world = World::new(20).await;
+    let limit = RateLimit {
+        action: None,
+        per: Per::User,
+        burst: BURST,
+        per_minute: PER_MINUTE,
+        status: 400,
+        tell_retry_after,
+    };
+    world.cloud.change_settings(|settings| settings.rate_limits = vec![limit]);
+    world.join("n1");
+    let controller = world.start(&[]);
+    until(&controller, "the first node has an entry", || all_have_entries(&world, 1..=1)).await;
+    for n in 2..=10 {
+        world.join(&format!("n{n}"));
+        let entries = world.entries().len();
+        // The next joins as soon as something happened, so that there is always something to do.
+        let calls = || world.cloud.calls().values().sum::<u64>();
+        let before = calls();
+        until(&controller, "something happens", || calls() > before || world.entries().len() > entries).await;
+    }
+    until(&controller, "every node has an entry", || all_have_entries(&world, 1..=10)).await;
+    let refused = world.cloud.throttled().values().sum::<u64>();
+    let taken = world.cloud.calls().values().sum::<u64>() - refused;
+    // Whoever calls on at full speed is refused far more often than not.
+    assert!(refused > 0 && refused <= taken / 2, "{refused} refused, {taken} taken\n{}", controller.log());
+    assert!(controller.stop().await);
+}
+
+#[tokio::test]
+async fn a_cloud_that_takes_few_calls() {
+    rationed(false).await;
+}
+
+#[tokio::test]
+async fn a_cloud_that_takes_few_calls_and_says_when_the_next() {
+    rationed(true).await;
 }

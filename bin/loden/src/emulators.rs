@@ -22,8 +22,20 @@ Example:
       http://127.0.0.1:8791/latest/api/token
 
 Configuration (JSON, every key optional): api, metadata, control (addresses), settings (entryDelayMs, latencyMs, oneChangePerVpc, \
-metadataInstance, hardenedMetadata, …), faults, state, topology (region, vpcs, instances, accessKeys, roles). `--print-config` shows one that \
+readLagMs, tableReadLagMs, rateLimits, metadataInstance, hardenedMetadata, …), faults, state, topology (region, vpcs, instances, accessKeys, roles). `--print-config` shows one that \
 works.
+
+Settings that a client has to live with, all of them off unless set:
+  \"readLagMs\": 2000                         lists of route entries show what was there 2 s ago
+  \"tableReadLagMs\": {\"vtb-loden\": 500}     the same for single tables
+  \"rateLimits\": [{\"action\": \"CreateRouteEntries\", \"per\": \"user\", \"burst\": 5,
+                  \"perMinute\": 60, \"status\": 400, \"tellRetryAfter\": true}]
+A limit without an action holds for each action by itself. `per` is `user` (each access key or RAM role; Throttling.User) or `api` \
+(everybody; Throttling.Api). The vendor tells its own numbers only in each account's Quota Center. While it runs, `GET` and `PUT /settings` \
+at the control path read and change them, and `GET /throttled` counts what was refused.
+
+Answers are JSON or XML as the call says (`Format`, or the header `accept`); a call whose action is a parameter and that says nothing is \
+answered in XML, as by the vendor.
 
 Faults (JSON list; `action` may be left out, `times` 4294967295 goes on until it is taken back):
   [{\"action\": \"CreateRouteEntries\", \"times\": 2, \"kind\": {\"answer\":

@@ -12,11 +12,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use body::{ErrorBody, Form};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -31,6 +32,8 @@ use crate::model::{Call, MetadataCall, SignedCall};
 
 /// No call of the API comes near this size.
 const LARGEST_BODY: usize = 1 << 20;
+/// As much of a larger one is heard out.
+const LARGEST_THROWN_AWAY: usize = 16 * LARGEST_BODY;
 /// Who answers a request that names nobody.
 const NOBODY: &str = "unknown";
 
@@ -76,10 +79,11 @@ where
         let handle = handle.clone();
         async move { Ok::<_, Infallible>(answer_api(handle, request.map(Body::new)).await) }
     });
+    // Whoever says no more may still listen.
+    let serving =
+        http1::Builder::new().half_close(true).serve_connection(TokioIo::new(Wire::new(io, body)), service);
     // A connection that breaks is its client's affair.
-    if let Err(error) =
-        http1::Builder::new().serve_connection(TokioIo::new(Wire::new(io, body)), service).await
-    {
+    if let Err(error) = serving.await {
         tracing::debug!(%error, "a connection to the API broke");
     }
 }
@@ -94,15 +98,31 @@ fn unreadable(status: u16) -> ApiError {
     ApiError::new(status, code, message)
 }
 
-fn unreadable_body(error: &axum::Error) -> ApiError {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return ApiError::new(413, "RequestEntityTooLarge", "The request body is too large.");
+/// Reads a body. One that is too large is read on for a while and thrown away: a client that is still sending would not hear the answer.
+async fn read_body(mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let mut read = Vec::new();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(ApiError::new(
+                400,
+                "IncompleteBody",
+                "The request body was cut short or is malformed.",
+            ));
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        size += data.len();
+        if size <= LARGEST_BODY {
+            read.extend_from_slice(data);
+        } else if size > LARGEST_THROWN_AWAY {
+            break;
         }
-        cause = error.source();
     }
-    ApiError::new(400, "IncompleteBody", "The request body was cut short or is malformed.")
+    if size <= LARGEST_BODY {
+        Ok(read)
+    } else {
+        Err(ApiError::new(413, "RequestEntityTooLarge", "The request body is too large."))
+    }
 }
 
 async fn answer_api(handle: Handle, request: Request) -> Response {
@@ -113,7 +133,7 @@ async fn answer_api(handle: Handle, request: Request) -> Response {
     let mut query = Params::new();
     query.read_encoded(head.uri.query().unwrap_or_default());
     let mut params = query.clone();
-    let body = to_bytes(body, LARGEST_BODY).await;
+    let body = read_body(body).await;
     if let (Ok(body), true) = (&body, is_form(&headers)) {
         params.read_encoded(&String::from_utf8_lossy(body));
     }
@@ -127,7 +147,7 @@ async fn answer_api(handle: Handle, request: Request) -> Response {
     };
     let body = match body {
         Ok(body) => body,
-        Err(error) => return refuse(unreadable_body(&error), None),
+        Err(error) => return refuse(error, None),
     };
     let signed = SignedCall {
         method: head.method.as_str(),

@@ -10,8 +10,14 @@ mod bench;
 #[path = "model/entries.rs"]
 mod entries;
 #[cfg(test)]
+#[path = "model/lag.rs"]
+mod lag;
+#[cfg(test)]
 #[path = "model/lists.rs"]
 mod lists;
+#[cfg(test)]
+#[path = "model/rates.rs"]
+mod rates;
 #[cfg(test)]
 #[path = "model/state.rs"]
 mod state;

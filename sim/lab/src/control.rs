@@ -120,6 +120,11 @@ pub enum Request {
     CredentialsRotate,
     /// How often each action of the cloud's API was called.
     Calls,
+    /// Answer the emulated cloud's [`loden_sim_cloud::Settings`], after a change if there is one.
+    Cloud {
+        /// The keys to change, as a JSON object.
+        change: Option<Value>,
+    },
     /// What a controller started now would do; nothing is written.
     DryRun {
         /// Place of its cluster, from 0.

@@ -23,6 +23,7 @@ Try:
   loden lab up --custom-table 192.168.1.0/24   a vSwitch with a route table of its own
   loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
   loden lab fault add throttled        how the controller lives with a cloud that has trouble
+  loden lab cloud '{\"readLagMs\": 2000}'  lists that lag behind what was written
   loden lab node replace node-2        another instance takes a node's place
   loden lab stop controller            what happens without it; `loden lab start controller`
   loden lab dry-run                    what the controller would do now
@@ -31,6 +32,12 @@ Try:
   loden lab down
 
 Not there yet: portmap and other chained plugins, further tunnel backends, a tunnel past the quota, IPv6.";
+
+const CLOUD_GUIDE: &str = "\
+The keys are those of `settings` in `loden cloud-emulator --help`. For example:
+  loden lab cloud '{\"readLagMs\": 2000}'      lists show what was there 2 s ago
+  loden lab cloud '{\"rateLimits\": [{\"burst\": 3, \"perMinute\": 60}]}'
+                                             each action takes a call a second";
 
 /// The lab that is meant when none is named.
 pub(super) const DEFAULT_NAME: &str = "demo";
@@ -99,6 +106,13 @@ pub(super) enum Command {
     /// Let the cloud's API be slow, throttled or broken
     #[command(subcommand)]
     Fault(FaultCommand),
+    /// How the emulated cloud behaves, as JSON, and with an argument: from now on
+    #[command(after_help = CLOUD_GUIDE)]
+    Cloud {
+        /// Keys to change, as a JSON object; the others stay
+        #[arg(value_name = "JSON")]
+        settings: Option<String>,
+    },
     /// Try everything a working cluster must do, with real packets
     Check,
     /// Change how many custom entries each route table takes

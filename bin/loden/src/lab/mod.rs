@@ -17,7 +17,7 @@ use loden_lab::process::Programs;
 use loden_lab::teardown::{Removed, labs, teardown};
 use loden_lab::{Inputs, LabName, Status, picture};
 use loden_netlink::netns::NetNs;
-use loden_sim_cloud::Fault;
+use loden_sim_cloud::{Fault, Settings};
 use serde::de::DeserializeOwned;
 
 pub(crate) use arguments::LabArgs;
@@ -70,6 +70,11 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
         }
         Command::Fault(FaultCommand::List) => {
             render::json(&ask::<Vec<Fault>>(&lab, &Request::FaultList, |_| {})?)?;
+        }
+        Command::Cloud { settings } => {
+            let change = settings.map(|text| serde_json::from_str(&text)).transpose();
+            let change = change.context("the cloud's settings are a JSON object")?;
+            render::json(&ask::<Settings>(&lab, &Request::Cloud { change }, |_| {})?)?;
         }
         Command::Calls => {
             let calls: BTreeMap<String, u64> = ask(&lab, &Request::Calls, |_| {})?;

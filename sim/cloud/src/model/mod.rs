@@ -251,6 +251,8 @@ impl Cloud {
         for instance in &topology.instances {
             cloud.add_instance(instance)?;
         }
+        // What is there from the start was always there.
+        cloud.tables.values_mut().for_each(|table| table.past.clear());
         Ok(cloud)
     }
 

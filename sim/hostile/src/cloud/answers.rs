@@ -5,15 +5,15 @@ use serde_json::Value;
 use super::is_code;
 use crate::{Verdict, promise};
 
-/// Judges everything that was answered to `raw`.
+/// Judges everything that was answered to `raw`; says how many answers there are.
 ///
 /// Nothing at all is a right answer to a request that never ended.
 ///
 /// # Errors
 /// An answer that is not whole.
-pub fn judge(raw: &[u8], answers: &[u8]) -> Verdict {
+pub fn judge(raw: &[u8], answers: &[u8]) -> Result<usize, String> {
     let broken = |what: &str| format!("{what}: {}", String::from_utf8_lossy(answers));
-    let mut rest = answers;
+    let (mut rest, mut count) = (answers, 0);
     while !rest.is_empty() {
         let end = find(rest, b"\r\n\r\n").ok_or_else(|| broken("an answer without an end of its head"))?;
         let (head, after) = rest.split_at(end);
@@ -27,6 +27,7 @@ pub fn judge(raw: &[u8], answers: &[u8]) -> Verdict {
         if status < 200 {
             continue;
         }
+        count += 1;
         let length = field(head, "content-length").and_then(|length| length.parse::<usize>().ok());
         let length = length.ok_or_else(|| broken("an answer whose length is not told"))?;
         // Whoever asks for a head gets no body.
@@ -38,7 +39,7 @@ pub fn judge(raw: &[u8], answers: &[u8]) -> Verdict {
         let body = std::str::from_utf8(body).map_err(|_| broken("a body that is no text"))?;
         is_whole(status, field(head, "content-type").unwrap_or_default(), body)?;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Whether a body of that status and type is a whole error, or a whole result.
@@ -136,10 +137,10 @@ mod tests {
         let body = format!(r#"{{"RequestId":"{ID}","HostId":"h","Code":"A","Message":"m","Recommend":"r"}}"#);
         let answer = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let bare = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(judge(b"", b""), Ok(()));
-        assert_eq!(judge(b"", format!("{answer}{answer}").as_bytes()), Ok(()));
+        assert_eq!(judge(b"", b""), Ok(0));
+        assert_eq!(judge(b"", format!("{answer}{answer}").as_bytes()), Ok(2));
         assert!(judge(b"", format!("{answer}{bare}").as_bytes()).is_err());
         assert!(judge(b"", &answer.as_bytes()[..answer.len() - 1]).is_err());
-        assert_eq!(judge(b"HEAD / HTTP/1.1", bare.as_bytes()), Ok(()));
+        assert_eq!(judge(b"HEAD / HTTP/1.1", bare.as_bytes()), Ok(1));
     }
 }
