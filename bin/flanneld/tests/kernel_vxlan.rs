@@ -205,8 +205,10 @@ fn whatever_is_removed_or_changed_by_hand_returns() {
     world.ip("address add 10.99.0.1/32 dev flannel.1");
     world.ip("route add 10.98.0.0/24 via 192.168.0.1 dev eth0");
     world.ip("route add 172.20.88.0/24 via 192.168.0.1 dev eth0 proto static");
-    world.ip("link add flannel.7 type vxlan id 7 dstport 8472 dev eth0");
-    world.ip("address add 10.97.0.0/32 dev flannel.7");
+    // Its address says whose tunnel it is, so it comes by that name with the address on it: one without may be taken for a leftover.
+    world.ip("link add theirs type vxlan id 7 dstport 8472 dev eth0");
+    world.ip("address add 10.97.0.0/32 dev theirs");
+    world.ip("link set theirs name flannel.7");
     world.ip("link set eth0 down");
     world.ip("link set eth0 up");
     world.ip("route add default via 192.168.0.1 dev eth0");
