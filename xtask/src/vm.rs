@@ -83,6 +83,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// The programs of the machine at hand that the tests call.
 const PROGRAMS: &[&str] = &[
     "/bin/sh",
+    "/usr/bin/cp",
     "/usr/bin/ping",
     "/usr/bin/grep",
     "/usr/lib/cni/bridge",
