@@ -29,13 +29,13 @@ mod http;
 mod keep;
 pub mod model;
 pub mod run;
-mod settings;
+pub mod settings;
 pub mod snapshot;
 pub mod topology;
 
 pub use emulator::{Emulator, Handle};
 pub use keep::KeepError;
-pub use model::{AdminError, Fault, FaultKind, StateError};
+pub use model::{ACTIONS, AdminError, Fault, FaultKind, StateError};
 pub use run::run;
 pub use snapshot::Snapshot;
 pub use topology::{Config, Settings, Topology};

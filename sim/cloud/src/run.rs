@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use crate::emulator::{Emulator, Handle};
 use crate::keep::{KeepError, Keeper};
 use crate::model::AdminError;
+use crate::settings::SettingsError;
 use crate::topology::Config;
 
 /// How long changes are gathered before the state is written.
@@ -23,6 +24,9 @@ pub enum RunError {
     /// The file with the state cannot be used.
     #[error(transparent)]
     State(#[from] KeepError),
+    /// The configured behaviour is none.
+    #[error("the emulator's settings are refused: {0}")]
+    Settings(#[from] SettingsError),
     /// The metadata service is to speak for an instance that is not there.
     #[error("settings.metadataInstance names {0}, which is not among the topology's instances")]
     NoSuchInstance(String),
@@ -118,6 +122,7 @@ pub async fn bind(config: Config) -> Result<Bound, RunError> {
 fn make(config: &Config) -> Result<Emulator, RunError> {
     let instances = &config.topology.instances;
     let mut settings = config.settings.clone();
+    settings.check()?;
     match &settings.metadata_instance {
         Some(id) if !instances.iter().any(|instance| instance.id == *id) => {
             return Err(RunError::NoSuchInstance(id.clone()));

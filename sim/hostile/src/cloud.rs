@@ -159,7 +159,8 @@ impl Run {
                 Ok(())
             }
             '!' => {
-                let settings = serde_json::from_str(text).and_then(|given| self.cloud.settings().with(given));
+                let given = serde_json::from_str(text).ok();
+                let settings = given.and_then(|given| self.cloud.settings().with(given).ok());
                 settings.into_iter().for_each(|settings| self.cloud.set_settings(settings));
                 Ok(())
             }

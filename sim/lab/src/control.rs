@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use loden_sim_cloud::Fault;
+use loden_sim_cloud::{Fault, Settings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -118,12 +118,15 @@ pub enum Request {
     },
     /// Renew what the controllers sign with, and revoke what they signed with before.
     CredentialsRotate,
-    /// How often each action of the cloud's API was called.
+    /// Answer how often each action of the cloud's API was called: [`ActionCalls`] by action.
     Calls,
-    /// Answer the emulated cloud's [`loden_sim_cloud::Settings`], after a change if there is one.
+    /// Answer the emulated cloud's [`Behaviour`], after a change if there is one.
     Cloud {
         /// The keys to change, as a JSON object.
         change: Option<Value>,
+        /// Begin with all keys as the lab began with them.
+        #[serde(default)]
+        reset: bool,
     },
     /// What a controller started now would do; nothing is written.
     DryRun {
@@ -196,6 +199,28 @@ impl Applied {
     pub fn new(text: String, name: Option<String>) -> Self {
         Self { text, name, ..Self::default() }
     }
+}
+
+/// How often an action of the cloud's API was called.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActionCalls {
+    /// In all.
+    pub calls: u64,
+    /// Refused by a rate limit, among them.
+    pub refused: u64,
+}
+
+/// How the emulated cloud behaves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Behaviour {
+    /// From now on.
+    pub now: Settings,
+    /// Until this request.
+    pub before: Settings,
+    /// When the lab began.
+    pub at_start: Settings,
 }
 
 /// An event of the cluster.

@@ -121,15 +121,8 @@ impl Supervisor {
             Request::TableUse { vswitch, table } => encode(&cluster.use_table(&vswitch, &table)?),
             Request::TableServe { tables, cluster: at } => encode(&cluster.serve_tables(at, tables)?),
             Request::CredentialsRotate => encode(&cluster.rotate_credentials()?),
-            Request::Calls => encode(&cluster.cloud.calls()),
-            Request::Cloud { change } => {
-                if let Some(change) = change {
-                    let refused = |error| Error::Refused(format!("the cloud's settings: {error}"));
-                    let settings = cluster.cloud.settings().with(change).map_err(refused)?;
-                    cluster.cloud.change_settings(|current| *current = settings);
-                }
-                encode(&cluster.cloud.settings())
-            }
+            Request::Calls => encode(&cluster.calls()),
+            Request::Cloud { change, reset } => encode(&cluster.behave(change, reset)?),
             Request::DryRun { cluster: at } => encode(&cluster.dry_run(at)?),
             Request::Stop { process } => encode(&cluster.stop(&process)?),
             Request::Start { process } => encode(&cluster.start(&process)?),

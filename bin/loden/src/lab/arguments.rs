@@ -7,6 +7,7 @@ use loden_lab::Inputs;
 use loden_lab::control::ProcessName;
 use loden_lab::spec::{Backend, usual_vswitches};
 use loden_lab::topology::ProviderIdSpelling;
+use loden_sim_cloud::ACTIONS;
 
 const GUIDE: &str = "\
 A lab is a VPC made of network namespaces on this machine: a virtual router that forwards by the route tables of an emulated \
@@ -23,7 +24,7 @@ Try:
   loden lab up --custom-table 192.168.1.0/24   a vSwitch with a route table of its own
   loden lab up --second-cluster 172.22.0.0/16  two clusters, two controllers, one route table
   loden lab fault add throttled        how the controller lives with a cloud that has trouble
-  loden lab cloud '{\"readLagMs\": 2000}'  lists that lag behind what was written
+  loden lab cloud readLagMs=2000       lists that lag behind what was written
   loden lab node replace node-2        another instance takes a node's place
   loden lab stop controller            what happens without it; `loden lab start controller`
   loden lab dry-run                    what the controller would do now
@@ -34,10 +35,16 @@ Try:
 Not there yet: portmap and other chained plugins, further tunnel backends, a tunnel past the quota, IPv6.";
 
 const CLOUD_GUIDE: &str = "\
-The keys are those of `settings` in `loden cloud-emulator --help`. For example:
-  loden lab cloud '{\"readLagMs\": 2000}'      lists show what was there 2 s ago
-  loden lab cloud '{\"rateLimits\": [{\"burst\": 3, \"perMinute\": 60}]}'
-                                             each action takes a call a second";
+Without arguments it lists every setting, its value and what it means. For example:
+  loden lab cloud readLagMs=2000          lists of route entries show what was there 2 s ago
+  loden lab cloud latencyMs=300 entryDelayMs=5000
+  loden lab cloud 'rateLimits=[{\"burst\": 1, \"perMinute\": 10}]'
+                                          of each action, one call every 6 s
+  loden lab cloud --reset                 all as it was when the lab began
+
+What comes of it: `loden lab calls` counts what the rate limits refused; the controller's log (under `files and logs` of `loden lab status`) \
+says what it waits for; its metrics: `ip netns exec loden-<lab>-control curl -s 127.0.0.1:8080/metrics`. A limit may also have `action`, \
+`per`, `status` and `tellRetryAfter`; see `loden cloud-emulator --help`. For errors and lost answers there is `loden lab fault`, for the quota `loden lab quota`.";
 
 /// The lab that is meant when none is named.
 pub(super) const DEFAULT_NAME: &str = "demo";
@@ -101,17 +108,20 @@ pub(super) enum Command {
         #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
         cluster: u8,
     },
-    /// How often each action of the cloud's API was called
+    /// How often each action of the cloud's API was called, and refused by a rate limit
     Calls,
     /// Let the cloud's API be slow, throttled or broken
     #[command(subcommand)]
     Fault(FaultCommand),
-    /// How the emulated cloud behaves, as JSON, and with an argument: from now on
+    /// How the emulated cloud behaves: delays, lag, rate limits; with arguments, change it while it runs
     #[command(after_help = CLOUD_GUIDE)]
     Cloud {
-        /// Keys to change, as a JSON object; the others stay
-        #[arg(value_name = "JSON")]
-        settings: Option<String>,
+        /// What to change, the value as JSON or plain text; or one JSON object of several. What is not named stays
+        #[arg(value_name = "SETTING=VALUE")]
+        changes: Vec<String>,
+        /// Put everything back as it was when the lab began, before the other changes
+        #[arg(long)]
+        reset: bool,
     },
     /// Try everything a working cluster must do, with real packets
     Check,
@@ -409,7 +419,7 @@ pub(super) struct FaultArgs {
     #[arg(value_enum)]
     pub(super) kind: Trouble,
     /// Only to calls of this action, such as CreateRouteEntries
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_name = "ACTION", value_parser = PossibleValuesParser::new(ACTIONS), hide_possible_values = true)]
     pub(super) action: Option<String>,
     /// To so many calls (batch items with `partial`); until it is ended if not given
     #[arg(long, value_name = "COUNT", default_value_t = u32::MAX, hide_default_value = true)]

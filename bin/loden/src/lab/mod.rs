@@ -1,6 +1,7 @@
 //! `loden lab`: build, look at, change, check and remove a VPC with a cluster in it.
 
 mod arguments;
+mod cloud;
 mod fault;
 mod show;
 
@@ -12,12 +13,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use loden_lab::check::Report;
-use loden_lab::control::{Applied, Event, ProcessName, Request, ask};
+use loden_lab::control::{ActionCalls, Applied, Behaviour, Event, ProcessName, Request, ask};
 use loden_lab::process::Programs;
 use loden_lab::teardown::{Removed, labs, teardown};
 use loden_lab::{Inputs, LabName, Status, picture};
 use loden_netlink::netns::NetNs;
-use loden_sim_cloud::{Fault, Settings};
+use loden_sim_cloud::Fault;
 use serde::de::DeserializeOwned;
 
 pub(crate) use arguments::LabArgs;
@@ -71,13 +72,18 @@ fn dispatch(args: LabArgs) -> anyhow::Result<ExitCode> {
         Command::Fault(FaultCommand::List) => {
             render::json(&ask::<Vec<Fault>>(&lab, &Request::FaultList, |_| {})?)?;
         }
-        Command::Cloud { settings } => {
-            let change = settings.map(|text| serde_json::from_str(&text)).transpose();
-            let change = change.context("the cloud's settings are a JSON object")?;
-            render::json(&ask::<Settings>(&lab, &Request::Cloud { change }, |_| {})?)?;
+        Command::Cloud { changes, reset } => {
+            let change = cloud::change(&changes)?;
+            let looks = change.is_none() && !reset;
+            let behaviour: Behaviour = ask(&lab, &Request::Cloud { change, reset }, |_| {})?;
+            match args.output {
+                Output::Json => render::json(&behaviour.now)?,
+                Output::Text if looks => cloud::all(&behaviour)?,
+                Output::Text => cloud::changed(&behaviour)?,
+            }
         }
         Command::Calls => {
-            let calls: BTreeMap<String, u64> = ask(&lab, &Request::Calls, |_| {})?;
+            let calls: BTreeMap<String, ActionCalls> = ask(&lab, &Request::Calls, |_| {})?;
             match args.output {
                 Output::Json => render::json(&calls)?,
                 Output::Text => show::calls(&calls),

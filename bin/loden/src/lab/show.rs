@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use loden_lab::control::Event;
+use loden_lab::control::{ActionCalls, Event};
 use loden_lab::status::RouteTable;
 use loden_lab::{LabName, Status, picture};
 
@@ -69,10 +69,11 @@ pub(super) fn tables(status: &Status) {
 }
 
 /// How often each action was called.
-pub(super) fn calls(calls: &BTreeMap<String, u64>) {
-    let rows: Vec<Vec<String>> =
-        calls.iter().map(|(action, count)| vec![action.clone(), count.to_string()]).collect();
-    render::table(&["ACTION", "CALLS"], &rows);
+pub(super) fn calls(calls: &BTreeMap<String, ActionCalls>) {
+    let row = |(action, counted): (&String, &ActionCalls)| {
+        vec![action.clone(), counted.calls.to_string(), counted.refused.to_string()]
+    };
+    render::table(&["ACTION", "CALLS", "REFUSED"], &calls.iter().map(row).collect::<Vec<_>>());
 }
 
 fn route_table(table: &RouteTable, kind: &str) {

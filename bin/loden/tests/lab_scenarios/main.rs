@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod backends;
+mod cloud;
 mod conflicts;
 mod credentials;
 mod disorder;

@@ -123,6 +123,9 @@ type CarryOut = fn(&mut Cloud, &Params, &str, OffsetDateTime) -> Result<Value, A
 
 macro_rules! actions {
     ($($request:ty),* $(,)?) => {
+        /// Names of the actions that the emulator carries out.
+        pub const ACTIONS: &[&str] = &[$(<$request>::ACTION),*];
+
         /// The action of that name: whose it is, and how it is carried out.
         fn find(action: &str) -> Option<(Product, CarryOut)> {
             $(if action == <$request>::ACTION {

@@ -39,7 +39,7 @@ use crate::topology::{
 
 pub use access::SignedCall;
 pub use admin::AdminError;
-pub use api::Call;
+pub use api::{ACTIONS, Call};
 pub use faults::{Fault, FaultKind};
 pub use metadata::{MetadataAnswer, MetadataCall};
 pub use state::StateError;

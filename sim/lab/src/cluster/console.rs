@@ -1,5 +1,6 @@
 //! What somebody with the cloud's console does behind everybody's back: quotas, entries, route tables, access keys.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -7,10 +8,10 @@ use base64::Engine;
 use ipnet::{IpNet, Ipv4Net};
 use loden_sim_cloud::Snapshot;
 use loden_sim_cloud::topology::{AccessKeySpec, EntryKind, EntrySpec, NextHop};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Cluster, free_name, random_hex};
-use crate::control::Applied;
+use crate::control::{ActionCalls, Applied, Behaviour};
 use crate::error::{Context, Error, Result};
 use crate::forwarding::{INSTANCE, INTERFACE};
 use crate::kubernetes::Kubernetes;
@@ -130,6 +131,49 @@ impl Cluster {
             .add_table(&self.vpc(), &topology::further_table(&self.lab, &id, quota, copied))
             .during(|| format!("make route table {id}"))?;
         Ok(Applied::new(format!("{id} is there; `loden lab table use` lets a vSwitch route by it"), Some(id)))
+    }
+
+    /// How often each action of the API was called, and how often that was too often.
+    pub fn calls(&self) -> BTreeMap<String, ActionCalls> {
+        let refused = self.cloud.throttled();
+        let counted = |(action, calls)| {
+            let refused = refused.get(&action).copied().unwrap_or_default();
+            (action, ActionCalls { calls, refused })
+        };
+        self.cloud.calls().into_iter().map(counted).collect()
+    }
+
+    /// Changes how the cloud behaves: back to the lab's beginning if `reset`, and then these keys.
+    ///
+    /// # Errors
+    /// A key or a value that there is not, or a name of something that the lab has not; nothing is changed then.
+    pub fn behave(&self, change: Option<Value>, reset: bool) -> Result<Behaviour> {
+        let before = self.cloud.settings();
+        let at_start = topology::settings(&self.inputs);
+        let mut now = if reset { at_start.clone() } else { before.clone() };
+        if let Some(change) = change {
+            let refused = |error| Error::Refused(format!("the cloud's settings stay as they are: {error}"));
+            now = now.with(change).map_err(refused)?;
+        }
+        let snapshot = self.cloud.snapshot();
+        let tables = || snapshot.vpcs.iter().flat_map(|vpc| &vpc.tables).map(|table| table.id.as_str());
+        if let Some(table) = now.table_read_lag_ms.keys().find(|id| !tables().any(|known| known == *id)) {
+            let all = tables().collect::<Vec<_>>().join(", ");
+            return Err(Error::Refused(format!(
+                "tableReadLagMs names the route table {table}, which lab {} has not; it has {all}",
+                self.lab
+            )));
+        }
+        if let Some(instance) = now.metadata_instance.as_deref().filter(|id| snapshot.instance(id).is_none())
+        {
+            let all = snapshot.instances.iter().map(|known| known.id.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Error::Refused(format!(
+                "metadataInstance names {instance}, which lab {} has not; it has {all}",
+                self.lab
+            )));
+        }
+        self.cloud.change_settings(|settings| settings.clone_from(&now));
+        Ok(Behaviour { now, before, at_start })
     }
 
     /// Lets a vSwitch, named by its ID or its range, route by another table.
