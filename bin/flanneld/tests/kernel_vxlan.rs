@@ -65,7 +65,12 @@ fn device(world: &World) -> String {
 
 /// The device's number, another one each time it is made.
 fn index(world: &World) -> String {
-    let text = world.look("ip -o link show dev flannel.1");
+    index_of(world, "flannel.1")
+}
+
+/// Empty where it is not there.
+fn index_of(world: &World, device: &str) -> String {
+    let text = world.look(&format!("ip -o link show dev {device}"));
     text.split(':').next().unwrap_or_default().to_owned()
 }
 
@@ -165,7 +170,8 @@ fn whatever_is_removed_or_changed_by_hand_returns() {
     let world = world();
     let flanneld = world.start(&[]);
     world.wait_ready(&flanneld);
-    let wanted = right(&published_mac(&world, &flanneld));
+    let mac = published_mac(&world, &flanneld);
+    let wanted = right(&mac);
     for deed in [
         "ip route delete 172.20.2.0/24",
         "ip route delete 172.20.3.0/24",
@@ -205,10 +211,13 @@ fn whatever_is_removed_or_changed_by_hand_returns() {
     world.ip("address add 10.99.0.1/32 dev flannel.1");
     world.ip("route add 10.98.0.0/24 via 192.168.0.1 dev eth0");
     world.ip("route add 172.20.88.0/24 via 192.168.0.1 dev eth0 proto static");
-    // Its address says whose tunnel it is, so it comes by that name with the address on it: one without may be taken for a leftover.
-    world.ip("link add theirs type vxlan id 7 dstport 8472 dev eth0");
-    world.ip("address add 10.97.0.0/32 dev theirs");
-    world.ip("link set theirs name flannel.7");
+    // Another flannel begins to make its tunnel; then one appears that an earlier run of ours began and never finished.
+    world.ip("link add flannel.7 type vxlan id 7 dstport 8472 dev eth0");
+    let stranger = index_of(&world, "flannel.7");
+    world.look(&format!("ip link add flannel.9 address {mac} type vxlan id 9 dstport 8472 dev eth0"));
+    wait_until("what was half made is gone", &|| flanneld.log(), || index_of(&world, "flannel.9").is_empty());
+    assert_eq!(index_of(&world, "flannel.7"), stranger, "{}", flanneld.log());
+    world.ip("address add 10.97.0.0/32 dev flannel.7");
     world.ip("link set eth0 down");
     world.ip("link set eth0 up");
     world.ip("route add default via 192.168.0.1 dev eth0");

@@ -5,8 +5,8 @@ use loden_firewall::flannel::{self, Masquerade};
 use loden_firewall::{Family, TableName};
 
 use crate::{
-    Desired, FLANNEL_TABLES, Fabric, Key, MAIN_TABLE, Object, Objects, Observed, ROUTE_PROTOCOL, Route,
-    RouteKind, Scope, Sysctl, gateways,
+    Desired, FLANNEL_TABLES, Fabric, Key, MAIN_TABLE, Mac, Object, Objects, Observed, ROUTE_PROTOCOL, Route,
+    RouteKind, Scope, Sysctl, Tunnel, gateways,
 };
 
 /// The metric of the blackhole route over the own subnet. It is large so that the bridge's own route to the same
@@ -42,6 +42,10 @@ pub struct Network {
     pub external_link: Option<String>,
     /// What leads to the peers.
     pub fabric: Fabric,
+    /// This node's name.
+    pub node: String,
+    /// The MAC address that this node's tunnel device has or would have: published ones outlast the device.
+    pub mac: Option<Mac>,
 }
 
 impl Network {
@@ -60,6 +64,9 @@ impl Network {
                 .map(|sysctl| sysctl.path)
                 .chain(self.fabric.sysctls())
                 .collect(),
+            tunnel: self.fabric.tunnel.as_ref().map(Tunnel::device),
+            node: self.node.clone(),
+            macs: self.mac.into_iter().collect(),
         }
     }
 

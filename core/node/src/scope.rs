@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use loden_firewall::Family;
 
-use crate::{BOOT_PROTOCOL, Key, LinkKind, MAIN_TABLE, Object, Objects, ROUTE_PROTOCOL, RouteKind};
+use crate::{
+    BOOT_PROTOCOL, Key, Link, LinkKind, MAIN_TABLE, Mac, Object, Objects, ROUTE_PROTOCOL, RouteKind,
+};
 
 /// The nf_tables tables that are flannel's.
 pub const FLANNEL_TABLES: [(Family, &str); 2] = [(Family::Ip, "flannel-ipv4"), (Family::Ip6, "flannel-ipv6")];
@@ -29,6 +31,12 @@ pub struct Scope {
     pub legacy_link: Option<String>,
     /// The sysctls to read, as paths below `/proc/sys`.
     pub sysctls: BTreeSet<String>,
+    /// The tunnel device that is wanted, if any.
+    pub tunnel: Option<String>,
+    /// This node's name, of which tunnel devices' MAC addresses are made ([`Mac::of_node`]).
+    pub node: String,
+    /// Further MAC addresses that only tunnel devices of this node have: the one it has published.
+    pub macs: BTreeSet<Mac>,
 }
 
 impl Scope {
@@ -58,7 +66,7 @@ impl Scope {
     pub fn owns(&self, all: &Objects, object: &Object) -> bool {
         match object {
             Object::Link(link) => {
-                is_flannel_device(&link.name, &link.kind) && self.is_of_our_network(all, &link.name)
+                is_flannel_device(&link.name, &link.kind) && self.is_of_our_network(all, link)
             }
             Object::Sysctl(_) => false,
             Object::Table(table) => is_flannel_table(table.family, &table.name),
@@ -88,11 +96,19 @@ impl Scope {
         self.networks.iter().any(|network| network.contains(&net.trunc()) || network.contains(&net))
     }
 
-    /// A device without addresses is a half-made one of ours; one whose every address is foreign is another flannel's.
-    fn is_of_our_network(&self, all: &Objects, link: &str) -> bool {
-        let mut addresses = all.addresses_on(link);
-        let Some(first) = addresses.next() else { return true };
-        std::iter::once(first).chain(addresses).any(|address| self.contains(address))
+    /// A device's addresses say whose it is. One without any is half made, by an earlier run or this very moment by another flannel on
+    /// the machine: ours has from its first moment a MAC address of this node's, or the name of the one that is wanted. Any other stays:
+    /// nothing goes through it, while to take it away from under another flannel cuts off that one's pods.
+    fn is_of_our_network(&self, all: &Objects, link: &Link) -> bool {
+        let mut addresses = all.addresses_on(&link.name).peekable();
+        if addresses.peek().is_some() {
+            return addresses.any(|address| self.contains(address));
+        }
+        let is_of_this_node = |mac: &Mac| {
+            self.macs.contains(mac)
+                || vni_of(&link.name).is_some_and(|vni| *mac == Mac::of_node(&self.node, vni))
+        };
+        self.tunnel.as_ref() == Some(&link.name) || link.mac.as_ref().is_some_and(is_of_this_node)
     }
 }
 

@@ -21,6 +21,7 @@ fn network() -> Network {
         previous_networks: Vec::new(),
         external_link: Some("eth0".to_owned()),
         fabric: Fabric::default(),
+        ..Network::default()
     }
 }
 
@@ -126,6 +127,31 @@ fn leftovers_of_an_earlier_backend_go_and_strangers_stay() {
         "{plan}"
     );
     assert!(!plan.to_string().contains("10.1.0.0/16"), "{plan}");
+}
+
+#[test]
+fn a_tunnel_without_addresses_is_told_by_its_mac_address() {
+    let tunnel = |vni: u32, mac: Mac| {
+        let Object::Link(link) = link(&format!("flannel.{vni}"), vxlan(vni), None) else { unreachable!() };
+        Object::Link(Link { mac: Some(mac), ..link })
+    };
+    let published = Mac([2, 0, 0, 0, 0, 5]);
+    let network = Network { node: "node-1".to_owned(), mac: Some(published), ..network() };
+    let (mut objects, _) = planned(&network, &Kernel::default());
+    objects.objects.extend([
+        tunnel(1, published),
+        tunnel(2, Mac::of_node("node-1", 2)),
+        // What others are making: any MAC address, that of another node, that of another tunnel of this one; and what can never be told.
+        tunnel(3, Mac([2, 0, 0, 0, 0, 3])),
+        tunnel(4, Mac::of_node("node-2", 4)),
+        tunnel(5, Mac::of_node("node-1", 1)),
+        link("flannel.ipip", LinkKind::Other("ipip".to_owned()), None),
+    ]);
+    let (_, plan) = planned(&network, &Kernel::with(objects.objects));
+    insta::assert_snapshot!(plan.to_string(), @r"
+    ip link delete flannel.2
+    ip link delete flannel.1
+    ");
 }
 
 #[test]

@@ -412,7 +412,7 @@ impl Daemon {
             }
         };
         let previous = &self.previous.networks;
-        let network = self.settings.network(&self.subnets, &standpoint.external, exempt, previous, fabric);
+        let network = self.settings.network(&self.subnets, standpoint, exempt, previous, fabric);
         (network, flaws)
     }
 

@@ -66,7 +66,7 @@ impl Settings {
     pub(crate) fn network(
         &self,
         subnets: &[IpNet],
-        external: &External,
+        standpoint: &Standpoint,
         exempt: Option<Vec<IpNet>>,
         previous: &[IpNet],
         fabric: Fabric,
@@ -79,8 +79,10 @@ impl Settings {
             forward_rules: self.forward_rules,
             blackhole: self.blackhole,
             previous_networks: previous.to_vec(),
-            external_link: Some(external.link.clone()),
+            external_link: Some(standpoint.external.link.clone()),
             fabric,
+            node: self.node_name.clone(),
+            mac: Some(standpoint.mac),
         }
     }
 

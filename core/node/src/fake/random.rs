@@ -53,6 +53,10 @@ impl Random {
             networks: vec![v4(10, 244, 0, 0, 16), v6(0, 0, 48)],
             legacy_link: None,
             sysctls: [ACCEPT_RA.to_owned()].into(),
+            tunnel: None,
+            node: String::new(),
+            // All that the tunnels here can have.
+            macs: (0..2).flat_map(|vni| [0, 1].map(|end| Mac([2, 0, 0, vni + 1, 0, end]))).collect(),
         }
     }
 
@@ -82,10 +86,14 @@ impl Random {
         Desired { scope: Self::scope(), objects, dispensable: BTreeSet::new() }
     }
 
-    /// Objects that belong to somebody else and can be made in a fresh namespace: bridges with addresses and routes, and
-    /// routes of other protocols.
+    /// Objects that belong to somebody else and can be made in a fresh namespace: bridges with addresses and routes, routes of other
+    /// protocols, and a tunnel that another flannel has just begun to make.
     pub fn foreign(&mut self) -> Objects {
         let mut objects = Objects::default();
+        if self.often(5) {
+            let mac = Some(Mac([2, 0, 0, 0, 8, 9]));
+            objects.insert(Object::Link(Link { mac, up: false, ..self.tunnel("flannel.9", 9) }));
+        }
         for (i, name) in ["br0", "br1"].into_iter().enumerate() {
             if !self.often(7) {
                 continue;
