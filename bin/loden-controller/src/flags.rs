@@ -90,9 +90,12 @@ pub(crate) struct Flags {
     /// How long an entry of ours must have been without a node before it is removed, when the node was not seen leaving
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub(crate) stale_route_grace_period: Duration,
-    /// Entries of departed nodes that may be removed within a minute, in percent of the nodes (ten at least)
+    /// Entries of departed nodes that may be removed within a minute, in percent of the nodes (ten at least); 100: all at once
     #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) max_stale_routes_percent: u16,
+    /// Entries of others on nodes' pod CIDRs that may be removed from a table within a minute, in percent of the nodes (ten at least); 100: all at once
+    #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) max_conflicting_routes_percent: u16,
     /// Leave the source/destination check of nodes' network interfaces as it is
     #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) skip_disable_source_dest_check: bool,

@@ -271,6 +271,7 @@ fn route_settings(flags: &Flags, cloud: &Connection, pod_cidrs: Vec<IpNet>) -> R
         audit: flags.route_reconciliation_period,
         stale_grace: flags.stale_route_grace_period,
         collect_percent: usize::from(flags.max_stale_routes_percent),
+        conflict_percent: usize::from(flags.max_conflicting_routes_percent),
         source_dest_check_off: !flags.skip_disable_source_dest_check,
         ..Settings::new(vpc, cluster, pod_cidrs)
     })

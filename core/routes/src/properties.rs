@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use crate::check::check;
+use crate::check::{Bounds, check};
 use crate::desired::{Desired, desired};
 use crate::mark::{ClusterId, Mark, Owner};
 use crate::model::{EntryStatus, EntryType, InstanceId, NextHop, Node, RouteEntry, VpcRouteTableId};
 use crate::observed::{Observed, TableView};
-use crate::plan::{Plan, Policy, Step, diff};
+use crate::plan::{Conflict, Plan, Policy, Step, diff};
 use crate::testing::{net, node};
 
 const TABLES: [&str; 2] = ["vtb-1", "vtb-2"];
@@ -112,7 +112,8 @@ impl World {
     fn plan(&self) -> Plan {
         let desired = self.desired();
         let plan = diff(&desired, &self.observed(), &self.policy(), |_| true);
-        check(&plan, &desired, &self.policy(), usize::MAX).expect("every plan passes the check");
+        check(&plan, &desired, &self.observed(), &self.policy(), &Bounds::lifted())
+            .expect("every plan passes the check");
         plan
     }
 
@@ -150,6 +151,49 @@ impl World {
                 });
             }
         }
+    }
+
+    /// Every step that somebody could think of, right or wrong.
+    fn conceivable(&self) -> Vec<Step> {
+        let (policy, desired) = (self.policy(), self.desired());
+        let mut steps = Vec::new();
+        for entry in self.tables.values().flatten() {
+            steps.push(Step::Collect { entry: entry.clone() });
+            for (pod_cidr, wanted) in &desired.entries {
+                for conflict in [Conflict::PointsElsewhere, Conflict::MoreSpecific] {
+                    steps.push(Step::RemoveConflict {
+                        entry: entry.clone(),
+                        conflict,
+                        node: wanted.node.clone(),
+                        pod_cidr: *pod_cidr,
+                        instance: wanted.instance.clone(),
+                    });
+                }
+                let to = policy.mark.entry(&entry.table, *pod_cidr, &wanted.instance, &wanted.node);
+                steps.push(Step::Repoint { entry: entry.clone(), to, node: wanted.node.clone() });
+            }
+        }
+        for (table, destination) in TABLES.iter().flat_map(|t| DESTINATIONS.iter().map(move |d| (t, d))) {
+            for wanted in desired.entries.values() {
+                let entry =
+                    policy.mark.entry(&(*table).into(), net(destination), &wanted.instance, &wanted.node);
+                steps.push(Step::Create { entry, node: wanted.node.clone() });
+            }
+        }
+        steps
+    }
+
+    /// Entries that belong to others and are in nobody's way, and live nodes' good entries: what has to be there afterwards.
+    fn untouchable(&self) -> BTreeSet<(VpcRouteTableId, IpNet, String)> {
+        let (policy, desired) = (self.policy(), self.desired());
+        let kept = |entry: &&RouteEntry| {
+            let good = entry.instance().is_some_and(|instance| desired.keeps(entry.destination, &instance));
+            let in_the_way = entry.instance().is_some()
+                && desired.entries.keys().any(|range| loden_addr::contains(*range, entry.destination));
+            good || !in_the_way && policy.mark.owner(entry) != Owner::Ours
+        };
+        let all = self.tables.values().flatten().filter(kept);
+        all.map(|entry| (entry.table.clone(), entry.destination, entry.via())).collect()
     }
 
     fn contents(&self) -> BTreeSet<(VpcRouteTableId, IpNet, String)> {
@@ -203,6 +247,23 @@ proptest! {
         prop_assert_eq!(world.plan().steps, Vec::new());
         if world.quota.is_none() && whole.desired() == world.desired() {
             prop_assert_eq!(world.contents(), whole.contents());
+        }
+    }
+
+    #[test]
+    fn whatever_passes_the_check_harms_nobody(world in worlds()) {
+        let (desired, observed, policy) = (world.desired(), world.observed(), world.policy());
+        let untouchable = world.untouchable();
+        for step in world.conceivable() {
+            let plan = Plan { steps: vec![step.clone()], ..Plan::default() };
+            if check(&plan, &desired, &observed, &policy, &Bounds::lifted()).is_err() {
+                continue;
+            }
+            let mut after = world.clone();
+            // What the cloud would refuse fails here.
+            after.apply(&step);
+            let contents = after.contents();
+            prop_assert!(untouchable.is_subset(&contents), "{step}");
         }
     }
 

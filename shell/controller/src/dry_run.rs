@@ -12,7 +12,7 @@ use loden_kube::Nodes;
 use loden_nodes::controller::preview as preview_node;
 use loden_nodes::port::ReadInstances;
 use loden_nodes::{Instance, Plan as NodePlan};
-use loden_routes::check::{Violation, check};
+use loden_routes::check::{Bounds, Violation, check};
 use loden_routes::controller::Settings;
 use loden_routes::desired::{Desired, desired};
 use loden_routes::mark::Mark;
@@ -186,7 +186,7 @@ pub async fn dry_run<C: ReadRouteTables + ReadInstances>(
     }
     policy.kept.clone_from(&served.kept);
     preview.plan = diff(&desired, &observed, &policy, |_| true);
-    check(&preview.plan, &desired, &policy, usize::MAX).map_err(DryRunError::Unsafe)?;
+    check(&preview.plan, &desired, &observed, &policy, &Bounds::lifted()).map_err(DryRunError::Unsafe)?;
     for (node, unserved) in &desired.unserved {
         preview.remarks.push(format!("node {node}: {unserved}"));
     }

@@ -10,6 +10,7 @@ const LANE: &str = "core/routes/src/controller/lane.rs";
 const ANSWERS: &str = "core/routes/src/controller/lane/answers.rs";
 const PLANNING: &str = "core/routes/src/controller/lane/planning.rs";
 const REFUSALS: &str = "core/routes/src/controller/lane/refusals.rs";
+const WINDOW: &str = "core/routes/src/controller/lane/window.rs";
 const DIFF: &str = "core/routes/src/plan/diff.rs";
 
 pub(super) const MUTATIONS: &[Mutation] = &[
@@ -117,6 +118,33 @@ pub(super) const MUTATIONS: &[Mutation] = &[
             file: DIFF,
             old: "    ours && entry.status != EntryStatus::Deleting",
             new: "    (ours || entry.destination.prefix_len() == 24) && entry.status != EntryStatus::Deleting",
+        }],
+    },
+    Mutation {
+        name: "conflicts-without-bound",
+        defect: "every entry that leads elsewhere goes at once, so a second cluster on the same pod CIDRs loses all its routes within seconds",
+        edits: &[Edit {
+            file: WINDOW,
+            old: "most(nodes, self.settings.conflict_percent).map",
+            new: "most(nodes * 50, self.settings.conflict_percent).map",
+        }],
+    },
+    Mutation {
+        name: "lost-answers-count-for-nothing",
+        defect: "removals whose answer was lost are not counted, so the bound on them does not hold",
+        edits: &[Edit {
+            file: REFUSALS,
+            old: "                    self.count_removal(now, step);\n",
+            new: "",
+        }],
+    },
+    Mutation {
+        name: "created-while-under-way",
+        defect: "an entry is created where a change is under way, whose end nobody has seen",
+        edits: &[Edit {
+            file: DIFF,
+            old: "if free && wanted.create && !self.on_hold(*destination) {",
+            new: "if free && wanted.create {",
         }],
     },
     Mutation {

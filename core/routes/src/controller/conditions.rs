@@ -18,6 +18,8 @@ use crate::model::{InstanceId, NetworkUnavailable, Node, VpcRouteTableId};
 
 /// How often another writer may change a condition back before people are told.
 const CONTESTED: u32 = 3;
+/// After this long without such a change the fight is over. Longer than the longest pause between two repairs in one.
+const QUIET: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(super) struct Conditions {
@@ -32,7 +34,14 @@ struct Written {
     value: NetworkUnavailable,
     /// The node was seen with it: from then on another value is somebody else's.
     seen: bool,
-    contested: u32,
+    contested: Contest,
+}
+
+/// How often another writer changed the condition back, without a long time between, and when it last did.
+#[derive(Debug, Clone, Copy, Default)]
+struct Contest {
+    changes: u32,
+    last: Moment,
 }
 
 impl Conditions {
@@ -55,19 +64,24 @@ impl Conditions {
         let mut due = now;
         if let (Some(written), Some(carried)) = (self.written.get_mut(&node.name), &node.network_unavailable)
         {
+            if written.contested.changes > 0 && written.contested.last + QUIET <= now {
+                written.contested = Contest::default();
+                notices.over(&About::Node(node.name.clone()), "ConditionContested", "");
+            }
             if written.value == *carried {
                 written.seen = true;
             } else if written.seen && self.in_flight.get(&node.name) != Some(carried) {
                 written.seen = false;
-                written.contested = written.contested.saturating_add(1);
-                if written.contested >= CONTESTED {
+                let changes = written.contested.changes.saturating_add(1);
+                written.contested = Contest { changes, last: now };
+                if changes >= CONTESTED {
                     notices.stand(About::Node(node.name.clone()), "ConditionContested", "", || {
                         format!(
                             "something else keeps changing this node's NetworkUnavailable condition (now {:?}, {:?}); with cloud routes it belongs to this controller alone: run flanneld with --set-node-network-unavailable=false, and no second route controller",
                             carried.reason, carried.message
                         )
                     });
-                    due = now + Duration::from_secs(u64::from(written.contested.min(60)));
+                    due = now + Duration::from_secs(u64::from(changes.min(60)));
                 }
             }
         }
@@ -112,7 +126,8 @@ impl Controller {
                 {
                     self.routed.push((name.to_owned(), now.saturating_sub(since)));
                 }
-                let contested = self.conditions.written.get(name).map_or(0, |written| written.contested);
+                let contested =
+                    self.conditions.written.get(name).map(|written| written.contested).unwrap_or_default();
                 // The watch may have shown it already, before the write was reported.
                 let seen = state.node.network_unavailable.as_ref() == Some(&value);
                 state.node.network_unavailable = Some(value.clone());
@@ -233,6 +248,9 @@ impl Controller {
         let place = (table.clone(), destination);
         if let Some(obstruction) = self.lane.obstructions.get(&place).filter(|found| found.whole()) {
             return Some(unavailable("RouteBlocked", obstruction.to_string()));
+        }
+        if let Some(deferred) = self.lane.deferred.get(&place).filter(|found| found.whole()) {
+            return Some(unavailable("RouteConflict", deferred.to_string()));
         }
         if let Some(waiting) = self.lane.waiting.get(&place) {
             return Some(unavailable("RouteQuotaExceeded", waiting.to_string()));

@@ -7,8 +7,9 @@ mod answers;
 mod planning;
 mod refusals;
 mod tables;
+mod window;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::desired::Desired;
 use crate::model::RouteTable;
 use crate::model::{InstanceId, VSwitchId, VpcRouteTableId, is_ipv6};
 use crate::observed::Observed;
-use crate::plan::{EntryKey, Obstruction, Place, Step, Waiting, entry_ref};
+use crate::plan::{Deferred, EntryKey, Obstruction, Place, Step, Waiting, entry_ref};
 use crate::port::{FILTER_LIMIT, Failure, FailureClass};
 use crate::tables::Served;
 
@@ -33,8 +34,6 @@ const LOST: Duration = Duration::from_secs(10);
 const READ_BACK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// When nodes change, the list of tables is read again if it is older than this: whoever moves vSwitches to another table tells nobody.
 const TABLES_AGE: Duration = Duration::from_secs(30);
-/// Collections are counted over this long.
-const COLLECTION_WINDOW: Duration = Duration::from_secs(60);
 
 const BUSY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 const THROTTLED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -144,12 +143,14 @@ pub(super) struct Lane {
     /// Where nodes that were seen leaving had their entries.
     pub(super) departed: BTreeSet<(IpNet, InstanceId)>,
     stale_since: BTreeMap<EntryKey, Moment>,
-    collected: VecDeque<Moment>,
+    removals: window::Removals,
     pub(super) desired: Desired,
     /// The nodes or the ranges are no longer those that `desired` was derived from.
     desired_due: bool,
     pub(super) waiting: BTreeMap<Place, Waiting>,
     pub(super) obstructions: BTreeMap<Place, Obstruction>,
+    /// What is in the way of a node, by its pod CIDR, and waits to be removed.
+    pub(super) deferred: BTreeMap<Place, Deferred>,
     /// Conflicting entries in the last plan, by table.
     pub(super) conflicting: BTreeMap<VpcRouteTableId, usize>,
     /// Nodes that pods wait for.
@@ -203,11 +204,12 @@ impl Lane {
             adopted: Arc::default(),
             departed: BTreeSet::new(),
             stale_since: BTreeMap::new(),
-            collected: VecDeque::new(),
+            removals: window::Removals::default(),
             desired: Desired::default(),
             desired_due: true,
             waiting: BTreeMap::new(),
             obstructions: BTreeMap::new(),
+            deferred: BTreeMap::new(),
             conflicting: BTreeMap::new(),
             urgent: Arc::default(),
             look: true,

@@ -56,16 +56,20 @@ pub struct Settings {
     pub second_look: Duration,
     /// How long an entry of ours must have been without a node, when the node was not seen leaving, before it is collected.
     pub stale_grace: Duration,
-    /// Entries that may be collected within a minute: this share of the nodes in percent, and never less than [`MIN_COLLECTED`].
+    /// Entries of departed nodes that may be collected within a minute: this share of the nodes in percent, and never less than [`MIN_REMOVED`]. 100:
+    /// as many as there are.
     pub collect_percent: usize,
+    /// Entries in the way of live nodes that may be removed from a table within a minute, in the same terms. What a node that was seen leaving had is not
+    /// counted.
+    pub conflict_percent: usize,
     /// How long to wait for more nodes before the first change of a burst.
     pub aggregation: Duration,
     /// Switch the source/destination check off on nodes' primary network interfaces, and call no node available before.
     pub source_dest_check_off: bool,
 }
 
-/// Entries that may be collected within a minute however few nodes there are.
-pub const MIN_COLLECTED: usize = 10;
+/// Entries that may be removed within a minute however few nodes there are.
+pub const MIN_REMOVED: usize = 10;
 
 impl Settings {
     /// The usual settings for a VPC and its cluster.
@@ -82,6 +86,7 @@ impl Settings {
             second_look: Duration::from_secs(20),
             stale_grace: Duration::from_secs(60),
             collect_percent: 20,
+            conflict_percent: 20,
             aggregation: Duration::from_millis(20),
             source_dest_check_off: true,
         }
@@ -235,7 +240,7 @@ pub enum Why {
     Retry,
     /// The next try whether a full table has room again.
     QuotaProbe,
-    /// The end of a grace period before entries are collected.
+    /// The end of a grace period before entries are collected, or of the minute in which no more may be removed.
     Grace,
     /// The second listing after the start.
     SecondLook,
@@ -254,7 +259,7 @@ impl fmt::Display for Why {
             Self::Settling => "waiting for route entries to settle",
             Self::Retry => "waiting to try again what failed",
             Self::QuotaProbe => "waiting to see whether the quota was raised",
-            Self::Grace => "waiting before entries without a node are collected",
+            Self::Grace => "waiting before more entries are removed",
             Self::SecondLook => "waiting to list everything a second time after the start",
             Self::Audit => "idle until the next audit",
         })

@@ -1,28 +1,28 @@
 //! The planner: one table at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{Conflict, EntryKey, Obstruction, Plan, Policy, REPOINT_LIMIT, Step, Waiting};
+use super::{Conflict, Deferred, EntryKey, Obstruction, Plan, Policy, REPOINT_LIMIT, Removal, Step, Waiting};
 use crate::desired::{Desired, Wanted};
 use crate::mark::Owner;
 use crate::model::{EntryStatus, InstanceId, RouteEntry, VpcRouteTableId};
 use crate::observed::{Observed, TableView};
 
-/// What lies between desired and observed. Tables that were not observed get no steps: nothing is known of them. `collect` decides which of our
-/// entries without a node may go now.
+/// What lies between desired and observed. Tables that were not observed get no steps: nothing is known of them. `permit` decides which
+/// removals may be now.
 #[must_use]
 pub fn diff(
     desired: &Desired,
     observed: &Observed,
     policy: &Policy,
-    mut collect: impl FnMut(&RouteEntry) -> bool,
+    mut permit: impl FnMut(Removal<'_>) -> bool,
 ) -> Plan {
     let mut plan = Plan::default();
     for table in policy.tables.iter().chain(&policy.kept) {
         if let Some(view) = observed.get(table) {
-            TableDiff { desired, policy, table, view }.into_plan(&mut plan, &mut collect);
+            TableDiff { desired, policy, table, view }.into_plan(&mut plan, &mut permit);
         }
     }
     plan
@@ -36,7 +36,8 @@ struct TableDiff<'a> {
 }
 
 impl TableDiff<'_> {
-    fn into_plan(self, plan: &mut Plan, collect: &mut impl FnMut(&RouteEntry) -> bool) {
+    fn into_plan(self, plan: &mut Plan, permit: &mut impl FnMut(Removal<'_>) -> bool) {
+        let deferred_before = plan.deferred.len();
         let mut conflicts: BTreeMap<IpNet, Step> = BTreeMap::new();
         let mut missing: Vec<(i64, &str, IpNet, &InstanceId)> = Vec::new();
 
@@ -49,7 +50,6 @@ impl TableDiff<'_> {
         for (destination, wanted) in wanted_here {
             let mut free = true;
             for entry in self.view.at(*destination) {
-                free = false;
                 if entry.instance().as_ref() == Some(&wanted.instance) {
                     if self.policy.mark.owner(entry) != Owner::Ours
                         && let Some(key) =
@@ -57,14 +57,16 @@ impl TableDiff<'_> {
                     {
                         plan.adopt.push(key);
                     }
+                    free = false;
                 } else {
-                    let conflict = self.judge(entry, *destination, wanted, Conflict::PointsElsewhere, plan);
-                    free |= conflict.as_ref().is_some_and(|step| step.removes().is_some());
+                    let conflict =
+                        self.judge(entry, *destination, wanted, Conflict::PointsElsewhere, plan, permit);
+                    free &= conflict.as_ref().is_some_and(|step| step.removes().is_some());
                     conflicts.extend(conflict.map(|step| (entry.destination, step)));
                 }
             }
             for entry in self.view.strictly_inside(*destination) {
-                let conflict = self.judge(entry, *destination, wanted, Conflict::MoreSpecific, plan);
+                let conflict = self.judge(entry, *destination, wanted, Conflict::MoreSpecific, plan, permit);
                 conflicts.extend(conflict.map(|step| (entry.destination, step)));
             }
             if free && wanted.create && !self.on_hold(*destination) {
@@ -76,6 +78,9 @@ impl TableDiff<'_> {
         if repointed > REPOINT_LIMIT {
             for step in conflicts.values_mut() {
                 if let Some((replacing, wanted)) = self.replacing(step) {
+                    if self.view.at(step.destination()).len() > 1 {
+                        continue;
+                    }
                     missing.push((wanted.created, &wanted.node, step.destination(), &wanted.instance));
                     *step = replacing;
                 }
@@ -83,13 +88,14 @@ impl TableDiff<'_> {
         }
 
         let mut collected = Vec::new();
-        for entry in self
-            .view
-            .iter()
-            .filter(|entry| self.is_stale(entry) && !conflicts.contains_key(&entry.destination))
+        let deferred = plan.deferred.get(deferred_before..).unwrap_or_default();
+        let deferred: BTreeSet<IpNet> = deferred.iter().map(|found| found.entry.destination).collect();
+        let in_the_way = |net: &IpNet| conflicts.contains_key(net) || deferred.contains(net);
+        for entry in self.view.iter().filter(|entry| self.is_stale(entry) && !in_the_way(&entry.destination))
         {
             plan.stale.push(entry.clone());
-            if entry.status == EntryStatus::Available && !self.on_hold(entry.destination) && collect(entry) {
+            let settled = entry.status == EntryStatus::Available && !self.on_hold(entry.destination);
+            if settled && permit(Removal::Stale(entry)) {
                 collected.push(Step::Collect { entry: entry.clone() });
             }
         }
@@ -141,6 +147,7 @@ impl TableDiff<'_> {
         wanted: &Wanted,
         conflict: Conflict,
         plan: &mut Plan,
+        permit: &mut impl FnMut(Removal<'_>) -> bool,
     ) -> Option<Step> {
         match entry.instance() {
             None => {
@@ -154,6 +161,10 @@ impl TableDiff<'_> {
             // A live node's own entry, of a node that collides with this one: taking it away would cut that node off.
             Some(instance) if self.desired.keeps(entry.destination, &instance) => None,
             Some(_) if entry.status == EntryStatus::Deleting || self.on_hold(entry.destination) => None,
+            Some(_) if !permit(Removal::Conflict(entry)) => {
+                plan.deferred.push(Deferred { entry: entry.clone(), node: wanted.node.clone(), pod_cidr });
+                None
+            }
             Some(_) if conflict == Conflict::PointsElsewhere && self.can_repoint(entry, wanted) => {
                 Some(Step::Repoint {
                     entry: entry.clone(),

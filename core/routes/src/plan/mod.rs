@@ -292,6 +292,48 @@ impl fmt::Display for Obstruction {
     }
 }
 
+/// An entry in the way of a node that is to go, and may not go yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deferred {
+    /// The entry.
+    pub entry: RouteEntry,
+    /// The node that suffers.
+    pub node: String,
+    /// The node's pod CIDR.
+    pub pod_cidr: IpNet,
+}
+
+impl Deferred {
+    /// It takes the whole pod CIDR, so the node cannot have its entry.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        self.entry.destination == self.pod_cidr
+    }
+}
+
+impl fmt::Display for Deferred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "route entry {} via {} in route table {} takes packets for pod CIDR {} of node {}; there are many like it, so it waits to be removed; look whether another cluster or route controller uses these pod CIDRs",
+            self.entry.destination,
+            self.entry.via(),
+            self.entry.table,
+            self.pod_cidr,
+            self.node
+        )
+    }
+}
+
+/// A removal that [`diff`] asks leave for: whether it is right is decided, whether it may be now is not.
+#[derive(Debug, Clone, Copy)]
+pub enum Removal<'a> {
+    /// An entry of ours without a node.
+    Stale(&'a RouteEntry),
+    /// An entry in the way of a live node, to be deleted or changed in place.
+    Conflict(&'a RouteEntry),
+}
+
 /// The way from observed to desired.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -301,6 +343,8 @@ pub struct Plan {
     pub waiting: Vec<Waiting>,
     /// What stands in the way.
     pub obstructions: Vec<Obstruction>,
+    /// What is in the way and goes later.
+    pub deferred: Vec<Deferred>,
     /// Entries equal to what is wanted that carry no mark: they are ours from now on.
     pub adopt: Vec<EntryKey>,
     /// Entries of ours without a node, whether or not they are collected in this plan.
@@ -317,6 +361,9 @@ impl fmt::Display for Plan {
         }
         for obstruction in &self.obstructions {
             writeln!(f, "{} ! {obstruction}", obstruction.entry.table)?;
+        }
+        for deferred in &self.deferred {
+            writeln!(f, "{} ! {deferred}", deferred.entry.table)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::desired::desired;
 use crate::mark::ClusterId;
-use crate::model::Node;
+use crate::model::{EntryStatus, Node};
 use crate::observed::{Observed, TableView};
 use crate::testing::{TABLE, entry, net, node};
 
@@ -200,6 +200,36 @@ fn entries_to_no_single_instance_are_reported_and_never_removed() {
     let inside = planned(&two(), vec![with_hops("172.20.1.7/32", &[("HaVip", "havip-1")])], &policy());
     assert!(!inside.obstructions[0].whole());
     assert_eq!(inside.steps.len(), 2, "the nodes' own entries are created all the same");
+}
+
+#[test]
+fn nothing_is_created_beside_what_stays_at_a_destination() {
+    let learned = RouteEntry {
+        id: "rte-cen".to_owned(),
+        kind: EntryType::Dynamic("CEN".to_owned()),
+        ..entry("172.20.1.0/24", "i-x")
+    };
+    let going = RouteEntry { status: EntryStatus::Deleting, ..entry("172.20.1.0/24", "i-y") };
+    let conflict = entry("172.20.1.0/24", "i-x");
+    let own = RouteEntry { id: "rte-own".to_owned(), ..marked(entry("172.20.1.0/24", "i-a")) };
+    for stays in [learned, going, own] {
+        for entries in [vec![stays.clone(), conflict.clone()], vec![conflict.clone(), stays.clone()]] {
+            let plan = planned(&two()[..1], entries, &policy());
+            assert!(matches!(plan.steps.as_slice(), [Step::RemoveConflict { .. }]), "{stays:?}: {plan}");
+        }
+    }
+}
+
+#[test]
+fn a_conflict_that_may_not_go_yet_waits_and_nothing_else_happens_to_it() {
+    let listed = vec![marked(entry("172.20.1.0/24", "i-gone")), marked(entry("172.20.2.128/25", "i-gone"))];
+    let (policy, observed) = (policy(), observed(listed));
+    let desired = desired(&two(), &policy.cluster, |_, _| false);
+    let plan = diff(&desired, &observed, &policy, |removal| matches!(removal, Removal::Stale(_)));
+    assert_eq!(lines(&plan)[0], "vtb-1 + 172.20.2.0/24 via i-b  # node b");
+    assert_eq!((plan.steps.len(), plan.stale.len()), (1, 0), "what is in the way is not collected either");
+    let waits: Vec<_> = plan.deferred.iter().map(|found| (found.node.as_str(), found.whole())).collect();
+    assert_eq!(waits, [("a", true), ("b", false)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use loden_reconcile::{Moment, mix};
 
 use super::super::notices::{About, Severity};
 use super::super::{Answer, CallId, Controller};
-use super::{COLLECTION_WINDOW, Expect, Flight, LOST, Open, READ_BACK, SecondLook, pause};
+use super::{Expect, Flight, LOST, Open, READ_BACK, SecondLook, pause};
 use crate::model::{EntryStatus, EntryType, RouteEntry, VpcRouteTableId};
 use crate::plan::{Conflict, EntryKey, Step};
 use crate::port::{BatchAnswer, Failure, FailureClass, Refusal};
@@ -254,12 +254,16 @@ impl Controller {
             }
             let entry_id = step.removes().map(|entry| entry.id.clone()).unwrap_or_default();
             self.lane.open.insert(place, Open { expect, instance, entry_id, since: now, next: first_look });
-            self.tell_removed(now, &step);
+            self.count_removal(now, &step);
+            self.tell_removed(&step);
         }
         let accepted = self.lane.open.values().filter(|open| open.expect == Expect::Present).count();
         for (refusal, step) in refused {
             let Some(failure) = refusal.map(|refusal| refusal.failure.clone()) else { continue };
             let class = failure.class;
+            if class == FailureClass::Server {
+                self.count_removal(now, &step);
+            }
             self.refused(now, &step, &failure, accepted);
             if matches!(
                 class,
@@ -277,7 +281,7 @@ impl Controller {
         }
     }
 
-    fn tell_removed(&mut self, now: Moment, step: &Step) {
+    fn tell_removed(&mut self, step: &Step) {
         match step {
             Step::RemoveConflict { entry, conflict, node, pod_cidr, instance } => {
                 let why = match conflict {
@@ -300,10 +304,6 @@ impl Controller {
                 );
             }
             Step::Collect { entry } => {
-                self.lane.collected.push_back(now);
-                while self.lane.collected.front().is_some_and(|at| *at + COLLECTION_WINDOW <= now) {
-                    self.lane.collected.pop_front();
-                }
                 if let Some(key) = EntryKey::of(entry) {
                     // The node was seen leaving, for every table that still has its entry.
                     let elsewhere = self.lane.views.iter().any(|(table, view)| {

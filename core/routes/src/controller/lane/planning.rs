@@ -6,12 +6,12 @@ use std::sync::Arc;
 use loden_reconcile::Moment;
 
 use super::super::notices::About;
-use super::super::{Controller, Deadline, MIN_COLLECTED, Why};
-use super::{COLLECTION_WINDOW, READ_BACK};
-use crate::check::check;
+use super::super::{Controller, Deadline, Why};
+use super::window::most;
+use crate::check::{check, check_batch};
 use crate::desired::{Unserved, desired};
 use crate::model::{InstanceId, VpcRouteTableId};
-use crate::plan::{EntryKey, Plan, Policy, Step, diff};
+use crate::plan::{Deferred, EntryKey, Plan, Policy, Removal, Step, diff};
 use crate::port::BATCH_LIMIT;
 
 /// Custom entries that a table takes unless more were asked for (`vpc_quota_route_entrys_num`).
@@ -23,9 +23,12 @@ impl Controller {
     /// Plans anew, and takes the first steps that one call can carry. `None`: there is nothing to do now, and `look_at` says when there may be.
     pub(super) fn next_batch(&mut self, now: Moment) -> Option<Vec<Step>> {
         let policy = self.policy(now);
-        let plan = self.plan(now, &policy);
-        let allowance = self.collect_allowance(now);
-        if let Err(violations) = check(&plan, &self.lane.desired, &policy, allowance) {
+        let (plan, held_back) = self.plan(now, &policy);
+        let steps = self.first_batch(&plan);
+        let (desired, views, bounds) = (&self.lane.desired, &self.lane.views, self.bounds(now));
+        let checked = check(&plan, desired, views, &policy, &bounds)
+            .and_then(|()| check_batch(&steps, desired, views, &policy, &bounds));
+        if let Err(violations) = checked {
             for violation in violations {
                 self.notices.stand(About::Controller, "UnsafePlan", &violation.step.clone(), || {
                     violation.to_string()
@@ -35,10 +38,9 @@ impl Controller {
             self.lane.look_at = None;
             return None;
         }
-        let steps = self.first_batch(&plan);
         if steps.is_empty() {
             self.lane.look = false;
-            self.lane.look_at = self.next_look(now, &plan);
+            self.lane.look_at = self.next_look(now, &plan, held_back);
             return None;
         }
         Some(steps)
@@ -87,21 +89,32 @@ impl Controller {
             desired(self.nodes.values().map(|state| &state.node), &self.lane.ranges, installed);
     }
 
-    fn plan(&mut self, now: Moment, policy: &Policy) -> Plan {
+    /// The plan, and how many entries of departed nodes it holds back since enough are collected.
+    fn plan(&mut self, now: Moment, policy: &Policy) -> (Plan, usize) {
         self.derive_desired();
-        let mut allowance = self.collect_allowance(now);
+        let mut bounds = self.bounds(now);
+        let mut held_back = 0;
         let (departed, stale_since, grace) =
             (&self.lane.departed, &self.lane.stale_since, self.settings.stale_grace);
-        let plan = diff(&self.lane.desired, &self.lane.views, policy, |entry| {
+        let plan = diff(&self.lane.desired, &self.lane.views, policy, |removal| {
+            let (Removal::Stale(entry) | Removal::Conflict(entry)) = removal;
             let Some(key) = EntryKey::of(entry) else { return false };
             let seen_leaving = departed.contains(&(key.destination, key.instance.clone()));
+            if matches!(removal, Removal::Conflict(_)) {
+                // It is nobody's any more, and a live node waits for its place.
+                return seen_leaving
+                    || bounds
+                        .conflicting
+                        .as_mut()
+                        .is_none_or(|left| left.get_mut(&entry.table).is_some_and(one_of));
+            }
             let ripe = seen_leaving || stale_since.get(&key).is_some_and(|since| *since + grace <= now);
-            let go = ripe && allowance > 0;
-            allowance -= usize::from(go);
+            let go = ripe && bounds.collected.as_mut().is_none_or(one_of);
+            held_back += usize::from(ripe && !go);
             go
         });
         self.note_plan(now, &plan);
-        plan
+        (plan, held_back)
     }
 
     /// Remembers what a plan says beyond its steps, and tells people of it.
@@ -143,11 +156,22 @@ impl Controller {
         touched.extend(
             self.lane.obstructions.values().chain(obstructions.values()).map(|found| found.node.clone()),
         );
+        let deferred: BTreeMap<_, Deferred> = plan
+            .deferred
+            .iter()
+            .filter(|found| !found.whole())
+            .chain(plan.deferred.iter().filter(|found| found.whole()))
+            .map(|found| ((found.entry.table.clone(), found.pod_cidr), found.clone()))
+            .collect();
+        touched.extend(self.lane.deferred.values().chain(deferred.values()).map(|found| found.node.clone()));
+        self.lane.deferred = deferred;
         self.lane.waiting = waiting;
         self.lane.conflicting.clear();
-        for step in plan.steps.iter().filter(|step| matches!(step, Step::RemoveConflict { .. })) {
-            *self.lane.conflicting.entry(step.table().clone()).or_default() += 1;
+        let removed = plan.steps.iter().filter(|step| matches!(step, Step::RemoveConflict { .. }));
+        for table in removed.map(Step::table).chain(plan.deferred.iter().map(|found| &found.entry.table)) {
+            *self.lane.conflicting.entry(table.clone()).or_default() += 1;
         }
+        self.tell_deferred(plan);
         self.tell_nearly_full(plan);
         self.lane.obstructions = obstructions;
         self.dirty(now, touched);
@@ -226,12 +250,30 @@ impl Controller {
         self.notices.keep("RouteQuotaNearlyUsed", |_, table| near.contains(&table.into()));
     }
 
-    /// How many entries may be collected now: a share of the nodes within each window, so that a list of nodes that is wrong does not empty the
-    /// tables.
-    fn collect_allowance(&self, now: Moment) -> usize {
-        let bound = (self.nodes.len() * self.settings.collect_percent / 100).max(MIN_COLLECTED);
-        let recent = self.lane.collected.iter().filter(|at| **at + COLLECTION_WINDOW > now).count();
-        bound.saturating_sub(recent)
+    /// Somebody else seems to use the nodes' pod CIDRs: a person decides whose they are while not much is lost.
+    fn tell_deferred(&mut self, plan: &Plan) {
+        let mut waiting: BTreeMap<&VpcRouteTableId, Vec<&Deferred>> = BTreeMap::new();
+        for found in &plan.deferred {
+            waiting.entry(&found.entry.table).or_default().push(found);
+        }
+        let bound = most(self.nodes.len(), self.settings.conflict_percent).unwrap_or(usize::MAX);
+        for (table, found) in &waiting {
+            self.notices.stand(About::Controller, "ConflictsBounded", table.as_str(), || {
+                let show = |found: &&Deferred| {
+                    let entry = &found.entry;
+                    let name = if entry.name.is_empty() { String::new() } else { format!(" named {}", entry.name) };
+                    format!("{} via {}{name}", entry.destination, entry.via())
+                };
+                let shown: Vec<String> = found.iter().take(3).map(show).collect();
+                let more = if found.len() > 3 { ", …" } else { "" };
+                format!(
+                    "{} entries of route table {table} on nodes' pod CIDRs lead elsewhere and wait to be removed ({}{more}), since no more than {bound} are within a minute; look whether another cluster or route controller uses these pod CIDRs; if they should go at once, raise --max-conflicting-routes-percent",
+                    found.len(),
+                    shown.join(", ")
+                )
+            });
+        }
+        self.notices.keep("ConflictsBounded", |_, table| waiting.contains_key(&VpcRouteTableId::from(table)));
     }
 
     fn first_batch(&mut self, plan: &Plan) -> Vec<Step> {
@@ -261,7 +303,7 @@ impl Controller {
         batch
     }
 
-    fn next_look(&mut self, now: Moment, plan: &Plan) -> Option<(Moment, Why)> {
+    fn next_look(&mut self, now: Moment, plan: &Plan, held_back: usize) -> Option<(Moment, Why)> {
         let mut deadline = Deadline::default();
         for blocked in self.lane.blocked.values().filter(|blocked| blocked.until > now) {
             deadline.at(blocked.until, Why::Retry);
@@ -271,26 +313,26 @@ impl Controller {
                 deadline.at(full.probe_due, Why::QuotaProbe);
             }
         }
-        let mut deferred = 0;
         for key in plan.stale.iter().filter_map(EntryKey::of) {
-            let ripe_at = match self.lane.stale_since.get(&key) {
-                _ if self.lane.departed.contains(&(key.destination, key.instance.clone())) => now,
-                Some(since) => *since + self.settings.stale_grace,
-                None => now,
-            };
-            if ripe_at > now {
+            let seen_leaving = self.lane.departed.contains(&(key.destination, key.instance.clone()));
+            let ripe_at = self.lane.stale_since.get(&key).map(|since| *since + self.settings.stale_grace);
+            if let Some(ripe_at) = ripe_at.filter(|at| !seen_leaving && *at > now) {
                 deadline.at(ripe_at, Why::Grace);
-            } else {
-                deferred += 1;
             }
         }
-        if deferred > 0
-            && let Some(oldest) = self.lane.collected.front()
-        {
-            deadline.at((*oldest + COLLECTION_WINDOW).max(now + READ_BACK.0), Why::Grace);
+        let removals = &self.lane.removals;
+        for table in self.lane.deferred.keys().map(|(table, _)| table) {
+            if let Some(free) = removals.conflicting.get(table).and_then(|window| window.frees(now)) {
+                deadline.at(free, Why::Grace);
+            }
+        }
+        if held_back > 0 {
+            if let Some(free) = removals.collected.frees(now) {
+                deadline.at(free, Why::Grace);
+            }
             self.notices.stand(About::Controller, "CollectionBounded", "", || {
                 format!(
-                    "{deferred} route entries of departed nodes wait: no more than a share of the nodes' entries is removed within a minute; look whether the list of nodes is right"
+                    "{held_back} route entries of departed nodes wait: no more than a share of the nodes' entries is removed within a minute; look whether the list of nodes is right; if they should go at once, raise --max-stale-routes-percent"
                 )
             });
         } else {
@@ -298,4 +340,11 @@ impl Controller {
         }
         deadline.0
     }
+}
+
+/// Takes one of what is left, where something is.
+fn one_of(left: &mut usize) -> bool {
+    let some = *left > 0;
+    *left -= usize::from(some);
+    some
 }

@@ -171,6 +171,7 @@ impl Controller {
                 // It may have been carried out: nothing is claimed of these entries before they were seen again.
                 self.lane.listing_due.extend(steps.first().map(|step| step.table().clone()));
                 for step in steps {
+                    self.count_removal(now, step);
                     self.lane.open.entry((step.table().clone(), step.destination())).or_insert(Open {
                         expect: Expect::Stable,
                         instance: None,

@@ -120,7 +120,7 @@ fn a_list_of_nodes_that_is_wrong_does_not_empty_the_tables() {
     world.nodes.clear();
     world.start();
     world.run(80 * SECOND);
-    assert_eq!(world.table().len(), 100 - MIN_COLLECTED);
+    assert_eq!(world.table().len(), 100 - MIN_REMOVED);
     assert!(world.reasons().contains(&"CollectionBounded"));
     world.run(1200 * SECOND);
     assert!(world.table().is_empty(), "what is meant happens in the end");
@@ -312,6 +312,40 @@ fn a_condition_that_another_writer_changes_is_repaired_and_the_fight_is_told() {
         assert!(!world.condition("n0").unavailable);
     }
     assert_eq!(world.reasons(), ["ConditionContested"]);
+}
+
+#[test]
+fn a_fight_over_a_condition_is_over_after_a_quiet_time_and_told_again_when_it_begins_anew() {
+    let mut world = World::with_nodes(Duration::ZERO, 1);
+    world.run(10 * SECOND);
+    let told =
+        |world: &World| world.reasons().iter().filter(|reason| **reason == "ConditionContested").count();
+    let change = |world: &mut World, pause: Duration| {
+        let mut meddled = world.nodes["n0"].clone();
+        meddled.network_unavailable = Some(NetworkUnavailable {
+            unavailable: true,
+            reason: "Other".to_owned(),
+            message: "another writer".to_owned(),
+        });
+        world.put_node(meddled);
+        world.run(pause);
+        assert!(!world.condition("n0").unavailable);
+    };
+    // Now and then is no fight, however often in all.
+    for _ in 0..5 {
+        change(&mut world, 700 * SECOND);
+    }
+    assert_eq!(told(&world), 0);
+    for _ in 0..6 {
+        change(&mut world, 500 * SECOND);
+    }
+    assert_eq!(told(&world), 1, "once while it lasts");
+    world.run(300 * SECOND);
+    change(&mut world, 100 * SECOND);
+    change(&mut world, 100 * SECOND);
+    assert_eq!(told(&world), 1, "it begins anew");
+    change(&mut world, 100 * SECOND);
+    assert_eq!(told(&world), 2);
 }
 
 #[test]

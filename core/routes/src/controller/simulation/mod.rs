@@ -1,6 +1,7 @@
 //! The controller against a fake VPC and fake nodes, in virtual time: first its behaviours one by one, then whole histories under seeded faults.
 
 mod behaviour;
+mod bounds;
 mod extent;
 mod history;
 mod scale;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use loden_reconcile::Moment;
 
-use super::super::super::{Call, Settings};
+use super::super::super::{Call, MIN_REMOVED, Settings};
 use super::STALENESS;
 use crate::fake::Vpc;
 use crate::model::{EntryStatus, InstanceId, Node, Readiness, RouteEntry, VpcRouteTableId};
@@ -17,6 +17,9 @@ const KNOWLEDGE: Duration = Duration::from_secs(15);
 
 /// How long a write of a condition is on its way, and a node that changes on its way to the controller.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+/// Removals are counted over this long.
+const MINUTE: Duration = Duration::from_secs(60);
 
 type Pair = (IpNet, InstanceId);
 
@@ -53,6 +56,8 @@ pub(super) struct Judge {
     pub(super) second_look: Duration,
     /// When a controller last wrote to a place.
     written: BTreeMap<(VpcRouteTableId, IpNet), Moment>,
+    /// What the controller that works now took away though no node was ever seen to have it: when, where, and the entry's ID.
+    taken: Vec<(Moment, VpcRouteTableId, String)>,
     /// Entries of others, which nobody but people may touch.
     pub(super) foreign: BTreeSet<(String, String, String)>,
 }
@@ -86,7 +91,51 @@ fn places(call: &Call) -> Vec<(VpcRouteTableId, IpNet)> {
     }
 }
 
+/// The entries that a call names to be deleted or pointed elsewhere.
+pub(super) fn taken_by(call: &Call, vpc: &Vpc) -> Vec<RouteEntry> {
+    let refs = match call {
+        Call::Delete(entries) => entries.as_slice(),
+        Call::Repoint(entry, _) => std::slice::from_ref(entry),
+        _ => &[],
+    };
+    let held = |gone: &crate::model::EntryRef| {
+        let named = |held: &&RouteEntry| {
+            held.destination == gone.destination && held.next_hops.first() == Some(&gone.next_hop)
+        };
+        vpc.entries_of(&gone.table).find(named).cloned()
+    };
+    refs.iter().filter_map(held).collect()
+}
+
 impl Judge {
+    /// A call of the controller that works now was carried out, and named these entries. Of those on nodes' pod CIDRs that never were a node's own, it may
+    /// take away a few within a minute.
+    pub(super) fn took(&mut self, now: Moment, named: &[RouteEntry], vpc: &Vpc) {
+        self.taken.retain(|(at, _, _)| *at + MINUTE > now);
+        for entry in named {
+            let Some(instance) = entry.instance() else { continue };
+            let pair = (entry.destination, instance);
+            let was_a_nodes = self.wanted_since.contains_key(&pair) || self.wanted_until.contains_key(&pair);
+            let in_the_way =
+                self.wanted_since.keys().any(|(range, _)| loden_addr::contains(*range, entry.destination));
+            let stays = vpc.entries_of(&entry.table).any(|held| {
+                held.id == entry.id && held.status != EntryStatus::Deleting && held.via() == entry.via()
+            });
+            let counted = self.taken.iter().any(|(_, table, id)| (table, id) == (&entry.table, &entry.id));
+            if was_a_nodes || !in_the_way || stays || counted {
+                continue;
+            }
+            self.taken.push((now, entry.table.clone(), entry.id.clone()));
+            let count = self.taken.iter().filter(|(_, table, _)| *table == entry.table).count();
+            if count > MIN_REMOVED {
+                self.blame(format!(
+                    "{now:?}: {count} entries of others go from {} within a minute",
+                    entry.table
+                ));
+            }
+        }
+    }
+
     /// A call of a controller that is no more arrives. The one that works now sees what it did when it looks a second time.
     pub(super) fn late(&mut self, now: Moment, call: &Call) {
         for place in places(call) {
@@ -96,6 +145,7 @@ impl Judge {
 
     /// A new controller starts. Its first reading may lag behind what the last one wrote, of which it knows nothing.
     pub(super) fn restarted(&mut self, now: Moment) {
+        self.taken.clear();
         let recent = self.written.iter().filter(|(_, at)| **at + STALENESS >= now);
         for place in recent.map(|(place, _)| place.clone()).collect::<Vec<_>>() {
             self.hide(place, now, self.second_look);

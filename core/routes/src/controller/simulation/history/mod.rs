@@ -167,7 +167,12 @@ impl History {
     fn perform(&mut self, action: Action) {
         let epoch = self.epoch;
         match action {
-            Action::Notice(notice) => self.note(|| format!("notice {} {}", notice.reason, notice.message)),
+            Action::Notice(notice) => {
+                self.note(|| format!("notice {} {}", notice.reason, notice.message));
+                if notice.reason == "UnsafePlan" {
+                    self.judge.blame(format!("{:?}: {}", self.now, notice.message));
+                }
+            }
             Action::Condition { node, uid, wanted } => {
                 self.send(4 * MS, Job::Write { epoch, node, uid, wanted });
             }
@@ -195,9 +200,10 @@ impl History {
             let retry = (self.roll(2) == 0).then(|| SECOND * u32::try_from(1 + self.roll(3)).unwrap());
             Err(Failure::api(429, "Throttling.User", "flow control", "R", retry))
         } else {
-            let answer = self.carry_out(call);
+            let current = epoch == self.epoch;
+            let answer = self.carry_out(current, call);
             if call.writes() && self.strikes("repeated request", faults.repeated_request) {
-                self.carry_out(call);
+                self.carry_out(current, call);
             }
             if self.strikes("server error", faults.server_error) {
                 Err(Failure::api(500, "InternalError", "try later", "R", None))
@@ -220,7 +226,7 @@ impl History {
         self.send(after, Job::Tell { epoch, event: Event::Answered { id, answer } });
     }
 
-    fn carry_out(&mut self, call: &Call) -> Answer {
+    fn carry_out(&mut self, current: bool, call: &Call) -> Answer {
         if !call.writes() {
             let stale = self.faults.stale;
             if self.strikes("stale read", stale) {
@@ -241,7 +247,11 @@ impl History {
         };
         self.touched = true;
         self.judge.write(self.now, call, &self.vpc);
+        let named = judge::taken_by(call, &self.vpc);
         let answer = self.vpc.call(self.now, call);
+        if current {
+            self.judge.took(self.now, &named, &self.vpc);
+        }
         self.remember();
         answer
     }

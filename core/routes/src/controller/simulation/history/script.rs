@@ -219,6 +219,20 @@ fn nodes_move(history: &mut History) {
     }
 }
 
+/// Somebody gives another cluster the pod CIDRs of this one, and its controller points them at its nodes.
+fn another_cluster(history: &mut History, table: &str) {
+    history.kinds.insert("another cluster");
+    let name = ["", "loden-c1", "loden-c2"][usize::try_from(history.roll(3)).unwrap()];
+    history.note(|| {
+        format!("another cluster, whose entries are named {name:?}, takes the pod CIDRs in {table}")
+    });
+    let taken: Vec<String> = history.nodes.values().map(|node| node.pod_cidrs[0].clone()).collect();
+    for destination in taken {
+        history.judge.meddled(history.now, table, destination.parse().unwrap());
+        history.vpc.put_named(table, &destination, "i-other-cluster", name);
+    }
+}
+
 fn people_meddle(history: &mut History) {
     history.kinds.insert("human edit");
     let tables: Vec<String> = history.vpc.tables.iter().map(|table| table.id.to_string()).collect();
@@ -227,7 +241,9 @@ fn people_meddle(history: &mut History) {
     let other = history.roll(SLOTS);
     history.judge.meddled(history.now, &table, cidr(slot).parse().unwrap());
     history.touched = true;
-    match history.roll(5) {
+    let edit = if history.roll(40) == 0 { 5 } else { history.roll(5) };
+    match edit {
+        5 => another_cluster(history, &table),
         0 => {
             history.note(|| format!("a person points {} at i-{other}-0 in {table}", cidr(slot)));
             history.vpc.put(&table, &cidr(slot), &format!("i-{other}-0"));
