@@ -26,7 +26,7 @@ pub(crate) struct Binary {
 /// Builds what people install, checks it, and leaves it in `<target>/dist`.
 ///
 /// # Errors
-/// The build fails, a binary needs shared libraries, or the CNI binary is too large.
+/// The build fails, a binary needs shared libraries or does not start, or the CNI binary is too large.
 pub(crate) fn run() -> Result<()> {
     let folder = layers::target_directory()?.join("dist");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder}"))?;
@@ -77,6 +77,7 @@ fn finished(folder: &Utf8Path, name: &'static str) -> Result<Binary> {
         );
         delegates_to_a_copy(&path)?;
     }
+    starts(&path)?;
     let bytes = u64::try_from(file.len()).unwrap_or(u64::MAX);
     ensure!(
         name != "loden-cni" || bytes <= CNI_MOST_BYTES,
@@ -149,6 +150,19 @@ fn program_headers(file: &[u8]) -> Option<Vec<(u32, std::ops::Range<usize>)>> {
         Some((kind, begin..begin.checked_add(place(entry + 32)?)?))
     };
     (0..count).map(header).collect()
+}
+
+/// Runs it with nothing around it: that no loader is asked for does not say that it gets as far as its own code.
+fn starts(binary: &Utf8Path) -> Result<()> {
+    let output = Command::new(binary).arg("--version").env_clear().output();
+    let output = output.with_context(|| format!("cannot start {binary}"))?;
+    ensure!(
+        output.status.success(),
+        "{binary} --version failed: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 /// Installs two copies and has one ask the other, which may not be run: only a plugin that takes a copy for itself can answer.

@@ -55,7 +55,7 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Give the CNI plugins input that nobody should send, and see that they keep their promises. Builds cargo-fuzz once.
+    /// Give the CNI plugins and the cloud emulator input that nobody should send, and see that they keep their promises. Builds cargo-fuzz once.
     Fuzz {
         /// How long each target runs, in seconds.
         #[arg(long, default_value_t = 60)]
