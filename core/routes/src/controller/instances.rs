@@ -60,8 +60,9 @@ impl Instances {
         }
     }
 
+    /// Looks at an instance, or looks again: what was known of it holds until more is.
     pub(super) fn want(&mut self, now: Moment, instance: &InstanceId) {
-        if !self.known.contains_key(instance) && self.describe.failures(instance) == 0 {
+        if self.describe.failures(instance) == 0 {
             self.describe.add(instance.clone(), now);
         }
     }
@@ -209,10 +210,17 @@ impl Controller {
     fn described(&mut self, now: Moment, asked: &[InstanceId], found: &[Instance]) {
         for instance in found {
             self.instances.describe.succeeded(&instance.id);
+            let before = self.instances.known.remove(&instance.id);
+            let check = match before {
+                Some(known) if known.instance.primary_eni == instance.primary_eni => known.check,
+                Some(known) => {
+                    self.instances.by_eni.remove(&known.instance.primary_eni);
+                    Check::Unknown
+                }
+                None => Check::Unknown,
+            };
             self.instances.by_eni.insert(instance.primary_eni.clone(), instance.id.clone());
-            self.instances
-                .known
-                .insert(instance.id.clone(), Known { instance: instance.clone(), check: Check::Unknown });
+            self.instances.known.insert(instance.id.clone(), Known { instance: instance.clone(), check });
             if self.settings.source_dest_check_off {
                 self.instances.read.add(instance.id.clone(), now);
             }

@@ -419,10 +419,13 @@ impl Controller {
             self.notices.forget_node(&name);
         }
         if !same_route {
-            self.leave_instance(&name);
-            if concerns(&node)
-                && let Ok(instance) = node.instance()
-            {
+            let on = |node: &Node| node.instance().ok().filter(|_| concerns(node));
+            let (before, after) = (self.nodes.get(&name).and_then(|state| on(&state.node)), on(&node));
+            // What is known of an instance is not forgotten because its node changes otherwise: the API may not be there to tell it again.
+            if before != after {
+                self.leave_instance(&name);
+            }
+            if let Some(instance) = after {
                 self.instances.want(now, &instance);
                 self.on_instance.entry(instance).or_default().insert(name.clone());
             }

@@ -95,6 +95,41 @@ fn discovery_serves_the_tables_of_nodes_vswitches_and_follows_them() {
 }
 
 #[test]
+fn what_is_known_of_an_instance_outlives_changes_of_its_node() {
+    let mut world = World::new(Duration::ZERO);
+    world.vpc.add_table("vtb-2", "vsw-2");
+    world.settings.tables = TableChoice::Discover;
+    world.join(0);
+    world.join(1);
+    world.vpc.add_instance("i-n1", "vsw-2");
+    world.start();
+    world.run(10 * SECOND);
+    assert_eq!(world.available(), ["n0", "n1"]);
+    // Kubelet falls silent and speaks again while the API tells nothing of instances.
+    let instances = std::mem::take(&mut world.vpc.instances);
+    for readiness in [crate::model::Readiness::Unknown, crate::model::Readiness::Ready] {
+        let mut node = world.nodes["n1"].clone();
+        node.readiness = readiness;
+        world.put_node(node);
+        world.run(10 * SECOND);
+        world.controller.on_event(world.now, Event::LookAgain);
+        world.run(10 * SECOND);
+        assert_eq!(world.controller.figures().tables.len(), 2, "the table of its vSwitch is served");
+        assert_eq!(world.available(), ["n0", "n1"]);
+    }
+    // It came back in another vSwitch.
+    world.vpc.instances = instances;
+    world.vpc.add_table("vtb-3", "vsw-3");
+    world.vpc.add_instance("i-n1", "vsw-3");
+    let mut node = world.nodes["n1"].clone();
+    node.readiness = crate::model::Readiness::NotReady;
+    world.put_node(node);
+    world.run(10 * SECOND);
+    assert_eq!(world.vpc.table(world.now, "vtb-3").len(), 2);
+    assert_eq!(world.available(), ["n0", "n1"]);
+}
+
+#[test]
 fn a_nat_firewall_that_moves_a_vswitch_is_noticed_and_followed() {
     let mut world = World::with_nodes(SECOND, 2);
     world.settings.tables = TableChoice::Discover;

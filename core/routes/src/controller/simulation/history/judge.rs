@@ -62,12 +62,20 @@ pub(super) struct Judge {
     pub(super) foreign: BTreeSet<(String, String, String)>,
 }
 
-/// The tables that should be served now.
-pub(super) fn served(settings: &Settings, vpc: &Vpc, nodes: &BTreeMap<String, Node>) -> Vec<VpcRouteTableId> {
-    let in_use = nodes
-        .values()
-        .flat_map(pairs)
-        .filter_map(|(_, instance)| vpc.instances.get(&instance))
+/// The instances that nodes run on.
+pub(super) fn instances(nodes: &BTreeMap<String, Node>) -> BTreeSet<InstanceId> {
+    nodes.values().flat_map(pairs).map(|(_, instance)| instance).collect()
+}
+
+/// The tables that should be served while nodes run on `instances`.
+pub(super) fn served(
+    settings: &Settings,
+    vpc: &Vpc,
+    instances: &BTreeSet<InstanceId>,
+) -> Vec<VpcRouteTableId> {
+    let in_use = instances
+        .iter()
+        .filter_map(|instance| vpc.instances.get(instance))
         .map(|instance| instance.vswitch.clone())
         .collect();
     Served::choose(&vpc.tables, &settings.tables, &in_use, &settings.vpc)
@@ -104,7 +112,8 @@ pub(super) fn taken_by(call: &Call, vpc: &Vpc) -> Vec<RouteEntry> {
         };
         vpc.entries_of(&gone.table).find(named).cloned()
     };
-    refs.iter().filter_map(held).collect()
+    // What is going already goes by somebody else's call.
+    refs.iter().filter_map(held).filter(|entry| entry.status != EntryStatus::Deleting).collect()
 }
 
 impl Judge {
@@ -308,7 +317,7 @@ impl Judge {
         nodes: &BTreeMap<String, Node>,
         settings: &Settings,
     ) {
-        let tables = served(settings, vpc, nodes);
+        let tables = served(settings, vpc, &instances(nodes));
         let mut wrong = Vec::new();
         for node in nodes.values().filter(|node| !is_lost(vpc, node)) {
             let told = node.network_unavailable.as_ref();

@@ -68,6 +68,8 @@ pub(super) struct History {
     writes: usize,
     condition_writes: usize,
     most_nodes: usize,
+    /// Nodes' instances whose vSwitch the controller that works now was told.
+    described: BTreeSet<InstanceId>,
     /// The cloud was changed and the judge has not seen it.
     touched: bool,
     judge: Judge,
@@ -139,6 +141,7 @@ impl History {
     fn restart(&mut self) {
         self.epoch += 1;
         self.judge.restarted(self.now);
+        self.described.clear();
         self.note(|| "a new controller".to_owned());
         self.controller = Controller::new(self.settings.clone());
         for node in self.nodes.values().cloned().collect::<Vec<_>>() {
@@ -159,9 +162,15 @@ impl History {
     fn put_node(&mut self, node: Node) {
         let name = node.name.clone();
         self.nodes.insert(name.clone(), node);
-        self.judge.look_at_nodes(self.now, &self.nodes);
+        self.nodes_changed();
         self.most_nodes = self.most_nodes.max(self.nodes.len());
         self.show(&name);
+    }
+
+    fn nodes_changed(&mut self) {
+        self.judge.look_at_nodes(self.now, &self.nodes);
+        let instances = judge::instances(&self.nodes);
+        self.described.retain(|instance| instances.contains(instance));
     }
 
     fn perform(&mut self, action: Action) {
@@ -215,6 +224,9 @@ impl History {
         };
         if outcome.is_ok() && epoch == self.epoch {
             self.judge.read(self.now, call);
+            if let Call::DescribeInstances(instances) = call {
+                self.described.extend(instances.iter().cloned());
+            }
         }
         let answer = outcome.unwrap_or_else(|failure| failed(call, failure));
         self.note(|| format!("answer {id:?} {answer:?}"));
@@ -277,7 +289,8 @@ impl History {
             if let Some(known) = self.nodes.get_mut(&node) {
                 known.network_unavailable = Some(wanted.clone());
                 if !wanted.unavailable {
-                    let tables = judge::served(&self.settings, &self.vpc, &self.nodes);
+                    // Where a node is of which nothing was told yet, nobody can know.
+                    let tables = judge::served(&self.settings, &self.vpc, &self.described);
                     self.judge.claimed(self.now, &self.nodes[&node], &tables);
                 }
             }

@@ -35,6 +35,7 @@ pub(super) fn begin(seed: u64, trace: bool) -> History {
         writes: 0,
         condition_writes: 0,
         most_nodes: 0,
+        described: BTreeSet::new(),
         touched: true,
         judge: Judge::default(),
         trace: trace.then(Vec::new),
@@ -145,7 +146,7 @@ fn some_node(history: &mut History) -> Option<String> {
 fn leave(history: &mut History, name: &str) {
     history.note(|| format!("{name} leaves"));
     history.nodes.remove(name);
-    history.judge.look_at_nodes(history.now, &history.nodes);
+    history.nodes_changed();
     history.show(name);
 }
 
