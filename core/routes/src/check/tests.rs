@@ -38,11 +38,16 @@ fn inputs(listed: Vec<RouteEntry>) -> Inputs {
 }
 
 impl Inputs {
-    /// The first rule that the steps break.
-    fn rule(&self, steps: &[Step]) -> Option<&'static str> {
+    /// The rules that the steps break.
+    fn rules(&self, steps: &[Step]) -> Vec<&'static str> {
         let plan = Plan { steps: steps.to_vec(), ..Plan::default() };
         let checked = check(&plan, &self.desired, &self.observed, &self.policy, &self.bounds);
-        checked.err().and_then(|found| found.first().map(|violation| violation.rule))
+        checked.err().unwrap_or_default().iter().map(|violation| violation.rule).collect()
+    }
+
+    /// The first of them.
+    fn rule(&self, steps: &[Step]) -> Option<&'static str> {
+        self.rules(steps).first().copied()
     }
 }
 
@@ -200,6 +205,11 @@ fn a_conflict_is_one_and_a_change_in_place_is_of_ours() {
         to.table = "vtb-2".into();
     }
     assert_eq!(rule(&[moved]), Some("moves an entry to another place"));
+    let known = inputs(vec![ours("172.20.1.0/24", "i-x")]);
+    let turned = [create("172.20.1.0/24", "a"), remove(ours("172.20.1.0/24", "i-x"))];
+    assert!(known.rules(&turned).contains(&"removes what it has just created"));
+    let twice = [create("172.20.1.0/24", "a"), repoint(ours("172.20.1.0/24", "i-x"))];
+    assert!(known.rules(&twice).contains(&"changes one entry twice"));
     let mut denied = inputs(vec![ours("172.20.1.0/24", "i-x")]);
     denied.policy.replace = None;
     assert_eq!(

@@ -106,19 +106,20 @@ fn what_is_known_of_an_instance_outlives_changes_of_its_node() {
     world.run(10 * SECOND);
     assert_eq!(world.available(), ["n0", "n1"]);
     // Kubelet falls silent and speaks again while the API tells nothing of instances.
-    let instances = std::mem::take(&mut world.vpc.instances);
+    world.vpc.instances.remove(&"i-n1".into());
+    world.meddled.insert("n0".to_owned());
     for readiness in [crate::model::Readiness::Unknown, crate::model::Readiness::Ready] {
         let mut node = world.nodes["n1"].clone();
         node.readiness = readiness;
         world.put_node(node);
         world.run(10 * SECOND);
+        world.vpc.take("vtb-2", "172.20.0.0/24".parse().unwrap());
         world.controller.on_event(world.now, Event::LookAgain);
         world.run(10 * SECOND);
-        assert_eq!(world.controller.figures().tables.len(), 2, "the table of its vSwitch is served");
+        assert_eq!(world.vpc.table(world.now, "vtb-2").len(), 2, "the table of its vSwitch is served");
         assert_eq!(world.available(), ["n0", "n1"]);
     }
     // It came back in another vSwitch.
-    world.vpc.instances = instances;
     world.vpc.add_table("vtb-3", "vsw-3");
     world.vpc.add_instance("i-n1", "vsw-3");
     let mut node = world.nodes["n1"].clone();
