@@ -103,7 +103,8 @@ pub fn preview(node: &Node, instance: Option<&Instance>, dual_stack: bool) -> Re
 pub struct Controller {
     settings: Settings,
     nodes: BTreeMap<String, Seen>,
-    on_instance: BTreeMap<InstanceId, BTreeSet<String>>,
+    /// The nodes on each instance: one, unless two nodes claim the same.
+    on_instance: BTreeMap<InstanceId, Vec<String>>,
     heard: BTreeMap<InstanceId, Heard>,
     /// Instances that were found for nodes which name none yet.
     found: BTreeMap<String, InstanceId>,
@@ -239,7 +240,7 @@ impl Controller {
                     self.found.remove(name);
                 }
                 self.find.remove(name);
-                self.on_instance.entry(instance.clone()).or_default().insert(name.clone());
+                note_node(&mut self.on_instance, instance, name);
                 if !self.heard.contains_key(instance) {
                     self.describe.add_at(instance.clone(), due);
                 } else if fell_silent {
@@ -296,7 +297,7 @@ impl Controller {
     fn leave_instance(&mut self, name: &str) {
         let Some(instance) = self.nodes.get(name).and_then(|seen| seen.instance.clone()) else { return };
         let Some(names) = self.on_instance.get_mut(&instance) else { return };
-        names.remove(name);
+        names.retain(|other| other != name);
         if names.is_empty() {
             self.on_instance.remove(&instance);
             self.heard.remove(&instance);
@@ -461,6 +462,13 @@ impl Controller {
         if !self.standing.is_empty() {
             self.standing.remove(&(about.clone(), reason));
         }
+    }
+}
+
+fn note_node(on_instance: &mut BTreeMap<InstanceId, Vec<String>>, instance: &InstanceId, name: &str) {
+    let names = on_instance.entry(instance.clone()).or_insert_with(|| Vec::with_capacity(1));
+    if !names.iter().any(|known| known == name) {
+        names.push(name.to_owned());
     }
 }
 

@@ -141,7 +141,8 @@ pub fn desired<'a>(
             }
             Ok(Candidate { instance, destinations, problem }) => {
                 for destination in node.destinations() {
-                    desired.live.entry(destination).or_default().push(instance.clone());
+                    let live = desired.live.entry(destination).or_insert_with(|| Vec::with_capacity(1));
+                    live.push(instance.clone());
                 }
                 if let Some(problem) = problem {
                     desired.unserved.insert(node.name.clone(), problem);

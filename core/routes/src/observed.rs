@@ -23,10 +23,15 @@ impl TableView {
     pub fn new(listing: Vec<RouteEntry>) -> Self {
         let mut view = Self::default();
         for entry in listing {
-            view.custom += usize::from(entry.kind == EntryType::Custom);
-            view.entries.entry(entry.destination).or_default().push(entry);
+            view.put(entry);
         }
         view
+    }
+
+    fn put(&mut self, entry: RouteEntry) {
+        self.custom += usize::from(entry.kind == EntryType::Custom);
+        // One entry for a destination is the rule, and there are thousands: room for one, not for the four that a vector begins with.
+        self.entries.entry(entry.destination).or_insert_with(|| Vec::with_capacity(1)).push(entry);
     }
 
     /// Replaces what is known of `destinations` by what a filtered listing for exactly these said.
@@ -37,8 +42,7 @@ impl TableView {
             }
         }
         for entry in listing.into_iter().filter(|entry| destinations.contains(&entry.destination)) {
-            self.custom += usize::from(entry.kind == EntryType::Custom);
-            self.entries.entry(entry.destination).or_default().push(entry);
+            self.put(entry);
         }
     }
 

@@ -219,7 +219,7 @@ mod tests {
             uid: uid.to_owned(),
             resource_version: "1".to_owned(),
             created: None,
-            labels: Map::new(),
+            labels: loden_kube::Labels::default(),
             annotations: Map::new(),
             provider_id: None,
             pod_cidrs: if pod_cidr.is_empty() { Vec::new() } else { vec![pod_cidr.to_owned()] },

@@ -50,15 +50,15 @@ pub(crate) fn controlled(view: &NodeView) -> loden_nodes::Node {
         labels: view
             .labels
             .iter()
-            .filter(|(key, _)| LABEL_KEYS.contains(&key.as_str()))
-            .map(|(key, value)| (key.clone(), value.clone()))
+            .filter(|(key, _)| LABEL_KEYS.contains(key))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
         provided_ip: view.annotations.get(PROVIDED_IP).cloned(),
     }
 }
 
 fn is_excluded(view: &NodeView) -> bool {
-    EXCLUDE_LABELS.iter().any(|label| view.labels.contains_key(*label))
+    EXCLUDE_LABELS.iter().any(|label| view.labels.contains_key(label))
 }
 
 fn readiness(view: &NodeView) -> Readiness {

@@ -21,8 +21,8 @@ use crate::access::{Cluster, segment};
 use crate::backoff::{Backoff, spread};
 use crate::error::{Error, Result};
 
-/// Objects asked for per page of a list: a page of full nodes is a few megabytes of JSON, and no more than one is held.
-const PAGE: usize = 500;
+/// Objects asked for per page of a list: a full node is a dozen kilobytes of JSON, and a page is held as it came and once more as text.
+const PAGE: usize = 100;
 /// The server sends a bookmark about every minute; a connection silent for longer than two is taken for dead.
 const SILENCE: Duration = Duration::from_secs(150);
 /// A watch that has lasted this long was healthy, whatever ended it.

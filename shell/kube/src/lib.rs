@@ -13,6 +13,7 @@ mod backoff;
 mod conversation;
 mod error;
 mod events;
+mod labels;
 mod leader;
 mod node;
 mod objects;
@@ -23,6 +24,7 @@ mod write;
 pub use access::{Access, Cluster, connect};
 pub use error::{Error, Result};
 pub use events::{EventKind, Events, Regarding};
+pub use labels::Labels;
 pub use leader::{Campaign, Leadership, Lost};
 pub use node::{
     Condition, ConditionStatus, InvalidPodCidr, NetworkUnavailable, NodeAddress, NodeView, Taint,

@@ -1,9 +1,12 @@
 //! A node as Loden needs it: a dozen fields out of an object of tens of kilobytes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::labels::{Labels, Texts};
 
 /// The status of a node condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +94,7 @@ pub struct NodeView {
     /// `metadata.creationTimestamp`, RFC 3339 in UTC with whole seconds, so that text order is time order.
     pub created: Option<String>,
     /// `metadata.labels`, those that the watch was asked to keep.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// `metadata.annotations`, those that the watch was asked to keep.
     pub annotations: BTreeMap<String, String>,
     /// `spec.providerID`, when it is not empty.
@@ -240,6 +243,8 @@ struct WireCondition {
 pub(crate) struct Keep {
     pub(crate) labels: Option<Vec<String>>,
     pub(crate) annotations: Option<Vec<String>>,
+    /// Shared by all objects that are kept.
+    pub(crate) texts: Arc<Texts>,
 }
 
 fn retain(map: Option<BTreeMap<String, String>>, prefixes: Option<&[String]>) -> BTreeMap<String, String> {
@@ -286,7 +291,7 @@ impl WireNode {
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             created: metadata.creation_timestamp,
-            labels: retain(metadata.labels, keep.labels.as_deref()),
+            labels: keep.texts.labels(retain(metadata.labels, keep.labels.as_deref()).into_iter()),
             annotations: retain(metadata.annotations, keep.annotations.as_deref()),
             provider_id: spec.provider_id.filter(|id| !id.is_empty()),
             pod_cidrs: listed
@@ -377,8 +382,11 @@ mod tests {
         let wire: WireNode = serde_json::from_value(serde_json::json!({"metadata": {"name": "n1",
             "labels": {"a/x": "1", "b/y": "2"}, "annotations": {"flannel.alpha.coreos.com/public-ip": "1.2.3.4", "z": "9"}}}))
         .unwrap();
-        let keep =
-            Keep { labels: Some(vec![]), annotations: Some(vec!["flannel.alpha.coreos.com/".to_owned()]) };
+        let keep = Keep {
+            labels: Some(vec![]),
+            annotations: Some(vec!["flannel.alpha.coreos.com/".to_owned()]),
+            ..Keep::default()
+        };
         let node = wire.into_view(&keep);
         assert!(node.labels.is_empty());
         assert_eq!(node.annotations.keys().collect::<Vec<_>>(), ["flannel.alpha.coreos.com/public-ip"]);

@@ -103,7 +103,11 @@ impl NodeKind {
             NodeSelection::All => (String::new(), "nodes".to_owned()),
             NodeSelection::One(name) => (format!("metadata.name={name}"), format!("node {name}")),
         };
-        let keep = Keep { labels: options.label_prefixes, annotations: options.annotation_prefixes };
+        let keep = Keep {
+            labels: options.label_prefixes,
+            annotations: options.annotation_prefixes,
+            ..Keep::default()
+        };
         Self { fields, what, keep }
     }
 }

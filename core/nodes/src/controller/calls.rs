@@ -7,7 +7,7 @@ use loden_reconcile::Moment;
 use loden_routes::controller::About;
 use loden_routes::model::InstanceId;
 
-use super::{Action, Call, Controller, Flight, Heard, Nodes, RETRY};
+use super::{Action, Call, Controller, Flight, Heard, Nodes, RETRY, note_node};
 use crate::model::Instance;
 use crate::port::{Failure, FailureClass, INSTANCES_LIMIT};
 
@@ -120,7 +120,7 @@ impl Controller {
                     ),
                     _ => {
                         self.found.insert(name.clone(), instance.id.clone());
-                        self.on_instance.entry(instance.id.clone()).or_default().insert(name.clone());
+                        note_node(&mut self.on_instance, &instance.id, &name);
                         self.heard.insert(instance.id.clone(), Heard::Here(Box::new((*instance).clone())));
                         if let Some(seen) = self.nodes.get_mut(&name) {
                             seen.instance = Some(instance.id.clone());

@@ -292,7 +292,7 @@ pub struct Controller {
     mark: Mark,
     nodes: BTreeMap<String, NodeState>,
     /// The nodes on each instance: one, unless two nodes claim the same.
-    on_instance: BTreeMap<InstanceId, BTreeSet<String>>,
+    on_instance: BTreeMap<InstanceId, Vec<String>>,
     nodes_complete: bool,
     next_call: u64,
     lane: lane::Lane,
@@ -427,7 +427,8 @@ impl Controller {
             }
             if let Some(instance) = after {
                 self.instances.want(now, &instance);
-                self.on_instance.entry(instance).or_default().insert(name.clone());
+                let names = self.on_instance.entry(instance).or_insert_with(|| Vec::with_capacity(1));
+                names.push(name.clone());
             }
         }
         self.conditions.observed(now, &node, &mut self.notices);
@@ -452,7 +453,7 @@ impl Controller {
     fn leave_instance(&mut self, name: &str) {
         let Some(Ok(instance)) = self.nodes.get(name).map(|state| state.node.instance()) else { return };
         let Some(names) = self.on_instance.get_mut(&instance) else { return };
-        names.remove(name);
+        names.retain(|other| other != name);
         if names.is_empty() {
             self.on_instance.remove(&instance);
             self.instances.forget(&instance);

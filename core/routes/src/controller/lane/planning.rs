@@ -9,7 +9,7 @@ use super::super::notices::About;
 use super::super::{Controller, Deadline, Why};
 use super::window::most;
 use crate::check::{check, check_batch};
-use crate::desired::{Unserved, desired};
+use crate::desired::{Desired, Unserved, desired};
 use crate::model::{InstanceId, VpcRouteTableId};
 use crate::plan::{Deferred, EntryKey, Plan, Policy, Removal, Step, diff};
 use crate::port::BATCH_LIMIT;
@@ -85,6 +85,8 @@ impl Controller {
         let installed = |destination, instance: &InstanceId| {
             views.values().any(|view| view.good(destination, instance).is_some())
         };
+        // With thousands of nodes each of the two is megabytes: the old one goes first.
+        self.lane.desired = Desired::default();
         self.lane.desired =
             desired(self.nodes.values().map(|state| &state.node), &self.lane.ranges, installed);
     }
