@@ -21,7 +21,7 @@ use loden_routes::model::{NetworkUnavailable, VpcId};
 use loden_routes::port::{BatchAnswer, Failure, WriteRouteTables};
 use loden_routes::tables::TableChoice;
 use loden_telemetry::Readiness;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -30,10 +30,12 @@ use crate::ipam::{Grant, Ipam, IpamSettings};
 use crate::metrics::Metrics;
 use crate::nodes::{Snapshot, controlled, difference, node, watch_options};
 
-/// Writes to the API server under way at once, node control's apart.
-const KUBE_WRITES: usize = 16;
+/// Pod CIDRs under way to the API server at once. Of conditions the route controller has no more at once than it says.
+const POD_CIDR_WRITES: usize = 16;
 /// Node control's writes under way at once: what it corrects never keeps a condition or a pod CIDR waiting.
 const NODE_WRITES: usize = 4;
+/// For more nodes that change. To look at a snapshot costs a walk over all nodes, and to keep one costs the watch a copy of its map.
+const GATHER_NODES: Duration = Duration::from_millis(20);
 /// For more pods that begin or cease to wait.
 const GATHER_PODS: Duration = Duration::from_millis(50);
 /// How long calls that were begun may take to end when the controller is to stop.
@@ -98,8 +100,10 @@ pub struct Driver<C> {
     inbox: mpsc::UnboundedReceiver<Done>,
     cloud_calls: JoinSet<()>,
     kube_calls: JoinSet<()>,
-    kube_slots: Arc<Semaphore>,
-    node_slots: Arc<Semaphore>,
+    /// Plans of node control that are being carried out, at most [`NODE_WRITES`].
+    plans: usize,
+    /// Pod CIDRs that are being written, at most [`POD_CIDR_WRITES`].
+    grants: usize,
     /// What the route controller was last seen waiting for, so that the log tells of changes only.
     waiting_for: Option<Why>,
     metrics: Metrics,
@@ -160,13 +164,13 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
             inbox,
             cloud_calls: JoinSet::new(),
             kube_calls: JoinSet::new(),
-            kube_slots: Arc::new(Semaphore::new(KUBE_WRITES)),
             waiting_for: None,
             metrics: parts.metrics,
             instructions: parts.instructions,
             unpublished: true,
             publish_at: Instant::now(),
-            node_slots: Arc::new(Semaphore::new(NODE_WRITES)),
+            plans: 0,
+            grants: 0,
         })
     }
 
@@ -178,8 +182,13 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
         let mut pods = self.routes.is_some().then(|| self.cluster.watch_waiting_pods());
         let mut pods_due: Option<Instant> = None;
         let mut complete = false;
+        let mut nodes_due = Some(self.started);
+        let mut nodes_seen = self.started;
         loop {
-            complete |= self.take_snapshot(&watch, complete);
+            if nodes_due.take_if(|due| *due <= Instant::now()).is_some() {
+                complete |= self.take_snapshot(&watch, complete);
+                nodes_seen = Instant::now();
+            }
             let wake = self.act();
             self.publish();
             let timer = async {
@@ -195,7 +204,11 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
                     self.obey(instruction);
                     None
                 }
-                () = watch.changed() => None,
+                () = watch.changed(), if nodes_due.is_none() => {
+                    nodes_due = Some(nodes_seen + GATHER_NODES);
+                    None
+                }
+                () = due(nodes_due) => None,
                 () = changed(&mut pods), if pods_due.is_none() => {
                     pods_due = Some(Instant::now() + GATHER_PODS);
                     None
@@ -290,7 +303,9 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
     fn act(&mut self) -> Option<Moment> {
         let now = self.now();
         let mut wake: Option<Moment> = None;
-        while let Some(grant) = self.ipam.as_mut().and_then(|ipam| ipam.next(now)) {
+        while self.grants < POD_CIDR_WRITES
+            && let Some(grant) = self.ipam.as_mut().and_then(|ipam| ipam.next(now))
+        {
             self.grant(grant);
         }
         if let Some(ipam) = &mut self.ipam {
@@ -300,7 +315,7 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
                 self.metrics.told(report.reason, Severity::Warning);
                 self.events.record(about, EventKind::Warning, report.reason, report.message);
             }
-            wake = ipam.next_due();
+            wake = ipam.next_due().filter(|_| self.grants < POD_CIDR_WRITES);
         }
         while let Some(Routes { controller, .. }) = &mut self.routes {
             match controller.poll(now) {
@@ -333,7 +348,8 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
         for (instance, off) in checks {
             control.controller.on_event(now, node_control::Event::Check { instance, off });
         }
-        loop {
+        // What waits, waits as a name: a plan is made when it can be carried out, and its end brings us back here.
+        while self.plans < NODE_WRITES {
             let nodes = Arc::clone(&self.nodes);
             let control = self.node_control.as_mut()?;
             match control.controller.poll(now, &Snapshot(&nodes)) {
@@ -350,14 +366,14 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
                 node_control::Poll::Wait(until) => return until,
             }
         }
+        None
     }
 
     fn apply(&mut self, plan: Plan) {
         let view = self.nodes.get(&plan.node).filter(|view| view.uid == plan.uid).cloned();
-        let (cluster, sender, slots) =
-            (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.node_slots));
+        let (cluster, sender) = (self.cluster.clone(), self.sender.clone());
+        self.plans += 1;
         self.kube_calls.spawn(async move {
-            let _slot = slots.acquire_owned().await;
             let result = match view {
                 None => Err("the node is gone".to_owned()),
                 Some(view) => apply(&cluster, &view, &plan).await,
@@ -405,10 +421,9 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
     }
 
     fn grant(&mut self, grant: Grant) {
-        let (cluster, sender, slots) =
-            (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.kube_slots));
+        let (cluster, sender) = (self.cluster.clone(), self.sender.clone());
+        self.grants += 1;
         self.kube_calls.spawn(async move {
-            let _slot = slots.acquire_owned().await;
             let Grant { node, pod_cidrs } = grant;
             let result = cluster.set_pod_cidrs(&node, &pod_cidrs).await;
             let _loop_ended = sender.send(Done::PodCidrs { node, pod_cidrs, result });
@@ -433,10 +448,8 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
 
     fn write_condition(&mut self, node: String, uid: &str, wanted: NetworkUnavailable) {
         let view = self.nodes.get(&node).filter(|view| view.uid == uid).cloned();
-        let (cluster, sender, slots) =
-            (self.cluster.clone(), self.sender.clone(), Arc::clone(&self.kube_slots));
+        let (cluster, sender) = (self.cluster.clone(), self.sender.clone());
         self.kube_calls.spawn(async move {
-            let _slot = slots.acquire_owned().await;
             let result = match view {
                 None => Err("the node is gone".to_owned()),
                 Some(view) => {
@@ -512,11 +525,13 @@ impl<C: WriteRouteTables + ReadInstances + Send + Sync + 'static> Driver<C> {
                 }
             }
             Done::Applied { node, uid, result } => {
+                self.plans = self.plans.saturating_sub(1);
                 if let Some(control) = &mut self.node_control {
                     control.controller.on_event(now, node_control::Event::Applied { node, uid, result });
                 }
             }
             Done::PodCidrs { node, pod_cidrs, result } => {
+                self.grants = self.grants.saturating_sub(1);
                 if matches!(result, Ok(PodCidrOutcome::Written)) {
                     let pod_cidrs: Vec<String> = pod_cidrs.iter().map(ToString::to_string).collect();
                     tracing::info!(node = %node.name, pod_cidrs = pod_cidrs.join(","), "pod CIDR given");

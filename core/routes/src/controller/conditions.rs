@@ -16,6 +16,10 @@ use super::{Action, Controller, Deadline, Why};
 use crate::desired::{Candidate, Unserved, candidate, concerns};
 use crate::model::{InstanceId, NetworkUnavailable, Node, VpcRouteTableId};
 
+/// Writes under way at once. The others wait as names, and what a node is told is decided when its turn comes: of a thousand nodes that join together
+/// most have their route by then, and are told so at once.
+const WRITES: usize = 16;
+
 /// How often another writer may change a condition back before people are told.
 const CONTESTED: u32 = 3;
 /// After this long without such a change the fight is over. Longer than the longest pause between two repairs in one.
@@ -92,7 +96,9 @@ impl Conditions {
 impl Controller {
     /// Puts the writes that are due into the outbox.
     pub(super) fn next_conditions(&mut self, now: Moment, deadline: &mut Deadline) {
-        while let Some(name) = self.conditions.queue.pop(now) {
+        while self.conditions.in_flight.len() < WRITES
+            && let Some(name) = self.conditions.queue.pop(now)
+        {
             if self.conditions.in_flight.contains_key(&name) {
                 continue;
             }
@@ -105,7 +111,10 @@ impl Controller {
             self.conditions.in_flight.insert(name.clone(), wanted.clone());
             self.outbox.push_back(Action::Condition { node: name, uid, wanted });
         }
-        if let Some(due) = self.conditions.queue.next_due() {
+        // With all writes under way the next one's end is what is waited for.
+        if self.conditions.in_flight.len() < WRITES
+            && let Some(due) = self.conditions.queue.next_due()
+        {
             deadline.at(due, Why::Retry);
         }
     }
