@@ -12,8 +12,10 @@ mod kernel;
 mod plugins;
 mod pods;
 mod ports;
+mod process;
 mod profile;
 mod report;
+mod scale;
 mod stage;
 mod statistics;
 
@@ -67,6 +69,13 @@ enum Part {
     Size,
     /// System calls and instructions of a pod's ADD and DEL
     Profile,
+    /// The route controller with 1,000 and 5,000 nodes
+    Scale,
+}
+
+impl Part {
+    /// Parts whose results have a place of their own on the page.
+    const APART: [Self; 2] = [Self::Profile, Self::Scale];
 }
 
 /// What is measured, as built.
@@ -106,7 +115,7 @@ fn found(all: &[Binary], name: &str) -> Result<Utf8PathBuf> {
 pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
     let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     let mut told = Vec::new();
-    if arguments.parts != [Part::Profile] {
+    if arguments.parts.is_empty() || arguments.parts.iter().any(|part| !Part::APART.contains(part)) {
         told.push(("results", measure(arguments, false)?));
     }
     if wanted(Part::Profile) {
@@ -114,8 +123,15 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
         step("counting: system calls and instructions");
         told.push(("profile", profile::measure(&programs)?));
     }
+    let scale = if wanted(Part::Scale) { Some(measure_scale(arguments.quick)?) } else { None };
+    if let Some(scale) = &scale {
+        told.push(("scale", scale.text.clone()));
+    }
     for (_, text) in &told {
         println!("{text}");
+    }
+    if let Some(scale) = &scale {
+        scale.judge()?;
     }
     if arguments.record {
         let page = layers::workspace_root()?.join(PAGE);
@@ -125,8 +141,20 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
                 .with_context(|| format!("{page} has no marks for {name}"))?;
         }
         std::fs::write(&page, text).with_context(|| format!("cannot write {page}"))?;
+        if let Some(scale) = &scale {
+            scale.keep_picture()?;
+        }
     }
     Ok(())
+}
+
+fn measure_scale(quick: bool) -> Result<scale::Outcome> {
+    require_root("measuring makes network namespaces")?;
+    let programs = scale::Programs::build()?;
+    let before = stage::ticks()?;
+    let mut outcome = scale::measure(&programs, quick)?;
+    outcome.text.insert_str(0, &format!("{}\n", machine(stage::ticks()?.stolen_since(before))));
+    Ok(outcome)
 }
 
 /// The floor alone: what the kernel's part of each operation costs on this machine.

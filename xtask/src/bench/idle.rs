@@ -4,12 +4,12 @@
 //! once in five minutes, and a node object is as large as kubelets make it, with conditions and fifty images.
 
 use super::Programs;
+use super::process::{Running, cpu, memory, mib, request, wait};
 use super::stage::{Directory, Namespace};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const API: &str = "127.0.0.1:8793";
@@ -18,7 +18,6 @@ const HEALTH: &str = "127.0.0.1:8081";
 const OWN: &str = "node-1";
 /// A kubelet with nothing to say writes its node's status this often.
 const HEARTBEAT: Duration = Duration::from_secs(300);
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One flanneld at rest.
 #[derive(Debug)]
@@ -46,16 +45,6 @@ pub(crate) fn measure(programs: &Programs, watch: Duration) -> Result<Vec<Idle>>
         }
     }
     Ok(all)
-}
-
-/// Ends with the value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _ended_already = self.0.wait();
-    }
 }
 
 fn one(programs: &Programs, backend: &'static str, nodes: u16, watch: Duration) -> Result<Idle> {
@@ -180,85 +169,35 @@ fn described(number: u16, backend: &str) -> String {
             r#"{{"type":"{kind}","status":"{status}","reason":"Kubelet","message":"kubelet has looked at {kind}","lastHeartbeatTime":"2026-01-01T00:00:00Z","lastTransitionTime":"2026-01-01T00:00:00Z"}},"#
         );
     }
-    let mut images = String::new();
-    for image in 0..50 {
-        let _infallible = write!(
-            images,
-            r#"{{"names":["registry.example.com/team/application-{image}@sha256:{image:064x}","registry.example.com/team/application-{image}:v1.{image}"],"sizeBytes":104857600}},"#
-        );
-    }
+    let images = images();
     format!(
         r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"node-{number}","labels":{{"kubernetes.io/hostname":"node-{number}","kubernetes.io/os":"linux"}},
         "annotations":{{{annotations}"node.alpha.kubernetes.io/ttl":"0"}}}},"spec":{{"podCIDR":"{subnet}","podCIDRs":["{subnet}"]}},
         "status":{{"addresses":[{{"type":"InternalIP","address":"{ip}"}}],"capacity":{{"cpu":"8","memory":"32Gi","pods":"110"}},
         "conditions":[{}],"images":[{}]}}}}"#,
         conditions.trim_end_matches(','),
-        images.trim_end_matches(',')
+        images
     )
+}
+
+/// The fifty images that a kubelet tells of, as JSON without the brackets.
+pub(crate) fn images() -> String {
+    let image = |image: u8| {
+        format!(
+            r#"{{"names":["registry.example.com/team/application-{image}@sha256:{image:064x}","registry.example.com/team/application-{image}:v1.{image}"],"sizeBytes":104857600}}"#
+        )
+    };
+    (0..50).map(image).collect::<Vec<_>>().join(",")
 }
 
 fn http(method: &str, path: &str, kind: &str, body: &str) -> Result<(u16, String)> {
     request(API, method, path, kind, body)
 }
 
-/// Status code and body of one request on a connection of its own.
-fn request(to: &str, method: &str, path: &str, kind: &str, body: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(to).with_context(|| format!("cannot connect to {to}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {to}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()))?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((code.context("the server does not answer in HTTP")?, answer.into_owned()))
-}
-
-fn wait(what: &str, mut ready: impl FnMut() -> bool, told: impl Fn() -> String) -> Result<()> {
-    let begun = Instant::now();
-    while !ready() {
-        if begun.elapsed() > DEADLINE {
-            bail!("{what} is not there after {} s: {}", DEADLINE.as_secs(), told());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 /// How many routes of Loden's there are in the namespace of the calling thread.
 fn routes() -> Result<usize> {
     let output = Command::new("ip").args(["-4", "route", "show", "proto", "77"]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().count())
-}
-
-/// Processor time of a process's living threads, to the nanosecond.
-fn cpu(process: u32) -> Result<Duration> {
-    let mut all = Duration::ZERO;
-    let tasks = format!("/proc/{process}/task");
-    for task in std::fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
-        // A thread may end meanwhile; what it used is small and gone.
-        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        all += parse_schedstat(&text).context("schedstat does not look as expected")?;
-    }
-    Ok(all)
-}
-
-fn parse_schedstat(text: &str) -> Option<Duration> {
-    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-}
-
-/// A line of `/proc/<pid>/status`, in kilobytes.
-fn memory(process: u32, key: &str) -> Result<u64> {
-    let path = format!("/proc/{process}/status");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_status(&text, key).with_context(|| format!("{path} has no {key}"))
-}
-
-fn parse_status(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// The table.
@@ -268,10 +207,6 @@ pub(crate) fn table(all: &[Idle]) -> String {
          |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for idle in all {
-        let mib = |kb: u64| {
-            let tenths = kb.saturating_mul(10) / 1024;
-            format!("{}.{}", tenths / 10, tenths % 10)
-        };
         let _infallible = writeln!(
             out,
             "| {} | {} | {:.3} | {} | {} | {} | {} | {} | {} |",
@@ -292,19 +227,6 @@ pub(crate) fn table(all: &[Idle]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernels_files_are_read() {
-        let status =
-            "Name:\tflanneld\nVmHWM:\t   20480 kB\nVmRSS:\t   12288 kB\nRssAnon:\t    4096 kB\nThreads:\t3\n";
-        assert_eq!(parse_status(status, "VmRSS:"), Some(12288));
-        assert_eq!(parse_status(status, "VmSwap:"), None);
-        assert_eq!(parse_status(status, "Threads:"), None);
-        assert_eq!(parse_schedstat("1500000 20 3\n"), Some(Duration::from_micros(1500)));
-        assert_eq!(parse_schedstat("\n"), None);
-        let own = std::process::id();
-        assert!(memory(own, "VmRSS:").unwrap() > 0 && cpu(own).unwrap() > Duration::ZERO);
-    }
 
     #[test]
     fn nodes_have_subnets_of_their_own() {
