@@ -43,6 +43,7 @@ impl Client {
         internal.extend(instance.vpc_attributes.private_ip_address);
         for list in [&mut external, &mut internal] {
             list.retain(|text| !text.is_empty());
+            list.shrink_to_fit();
         }
         let region =
             if instance.region_id.is_empty() { self.region().to_owned() } else { instance.region_id };

@@ -152,11 +152,13 @@ fn read_entry(table: &VpcRouteTableId, entry: vpc::RouteEntry) -> Option<RouteEn
         table: table.clone(),
         id: entry.route_entry_id,
         destination: destination.trunc(),
+        // Through a box, or each of thousands of entries keeps the room that the larger answer took.
         next_hops: entry
             .next_hops
             .into_iter()
             .map(|hop| NextHop { kind: hop.next_hop_type, id: hop.next_hop_id })
-            .collect(),
+            .collect::<Box<[_]>>()
+            .into_vec(),
         status: match entry.status {
             vpc::EntryStatus::Pending => EntryStatus::Pending,
             vpc::EntryStatus::Available => EntryStatus::Available,

@@ -1,14 +1,14 @@
 //! A node's labels or annotations, kept small.
 //!
-//! Most nodes of a cluster say the same (region, zone, instance type), and a large cluster has thousands of nodes: each text is held once for
-//! all of them, and a node holds references only.
+//! Most nodes of a cluster say the same (region, zone, instance type), and a large cluster has thousands of nodes: each text, and each set of labels,
+//! is held once for all of them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Labels or annotations in the order of their keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
 impl Labels {
     /// The value of a key.
@@ -36,7 +36,7 @@ impl Labels {
     }
 }
 
-/// Texts that are held once.
+/// Texts and sets of labels that are held once.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     known: Mutex<Known>,
@@ -45,19 +45,26 @@ pub(crate) struct Texts {
 #[derive(Debug, Default)]
 struct Known {
     texts: BTreeSet<Arc<str>>,
-    /// With so many it is time to look which of them nobody holds any more.
+    sets: BTreeSet<Labels>,
+    /// With so many of both it is time to look which of them nobody holds any more.
     sweep_at: usize,
 }
 
-/// Fewer texts are never looked through.
+/// Fewer are never looked through.
 const FEW: usize = 256;
 
 impl Texts {
     /// Labels of these keys and values, which come in the order of the keys.
     pub(crate) fn labels(&self, sorted: impl Iterator<Item = (String, String)>) -> Labels {
-        // A panic cannot leave the set half-changed.
+        // A panic cannot leave the sets half-changed.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        Labels(sorted.map(|(key, value)| (known.text(&key), known.text(&value))).collect())
+        let labels = Labels(sorted.map(|(key, value)| (known.text(&key), known.text(&value))).collect());
+        if let Some(same) = known.sets.get(&labels) {
+            return same.clone();
+        }
+        known.sweep();
+        known.sets.insert(labels.clone());
+        labels
     }
 }
 
@@ -66,13 +73,20 @@ impl Known {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);
         }
-        if self.texts.len() >= self.sweep_at {
-            self.texts.retain(|text| Arc::strong_count(text) > 1);
-            self.sweep_at = FEW.max(2 * self.texts.len());
-        }
+        self.sweep();
         let text: Arc<str> = text.into();
         self.texts.insert(Arc::clone(&text));
         text
+    }
+
+    fn sweep(&mut self) {
+        if self.texts.len() + self.sets.len() < self.sweep_at {
+            return;
+        }
+        // The sets hold texts.
+        self.sets.retain(|labels| Arc::strong_count(&labels.0) > 1);
+        self.texts.retain(|text| Arc::strong_count(text) > 1);
+        self.sweep_at = FEW.max(2 * (self.texts.len() + self.sets.len()));
     }
 }
 
@@ -98,11 +112,14 @@ mod tests {
         let texts = Texts::default();
         let (one, other) = (of(&texts, &[("zone", "h")]), of(&texts, &[("zone", "h")]));
         assert_eq!(one, other);
-        assert!(Arc::ptr_eq(&one.0[0].1, &other.0[0].1));
+        assert!(Arc::ptr_eq(&one.0, &other.0));
+        let more = of(&texts, &[("app", "x"), ("zone", "h")]);
+        assert!(Arc::ptr_eq(&one.0[0].1, &more.0[1].1));
         for number in 0..10_000 {
             of(&texts, &[("name", &format!("n{number}"))]);
         }
-        assert!(texts.known.lock().unwrap().texts.len() <= FEW);
+        let known = texts.known.lock().unwrap();
+        assert!(known.texts.len() + known.sets.len() <= FEW);
         assert_eq!(one.get("zone"), Some("h"));
     }
 }

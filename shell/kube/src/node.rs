@@ -252,7 +252,13 @@ fn retain(map: Option<BTreeMap<String, String>>, prefixes: Option<&[String]>) ->
     if let Some(prefixes) = prefixes {
         map.retain(|key, _| prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())));
     }
-    map
+    // A map that was emptied keeps the room of its first eleven entries.
+    if map.is_empty() { BTreeMap::new() } else { map }
+}
+
+/// A list with no room for more: what is read out of JSON has room for four at least, and there are thousands of nodes.
+fn exact<T, U>(list: Option<Vec<T>>, item: impl FnMut(T) -> U) -> Vec<U> {
+    list.unwrap_or_default().into_iter().map(item).collect::<Box<[U]>>().into_vec()
 }
 
 impl WireNode {
@@ -294,26 +300,20 @@ impl WireNode {
             labels: keep.texts.labels(retain(metadata.labels, keep.labels.as_deref()).into_iter()),
             annotations: retain(metadata.annotations, keep.annotations.as_deref()),
             provider_id: spec.provider_id.filter(|id| !id.is_empty()),
-            pod_cidrs: listed
-                .or_else(|| spec.pod_cidr.filter(|one| !one.is_empty()).map(|one| vec![one]))
-                .unwrap_or_default(),
-            addresses: status
-                .addresses
-                .unwrap_or_default()
-                .into_iter()
-                .map(|wire| NodeAddress { kind: wire.r#type, address: wire.address })
-                .collect(),
-            taints: spec
-                .taints
-                .unwrap_or_default()
-                .into_iter()
-                .map(|wire| Taint {
-                    key: wire.key,
-                    value: wire.value,
-                    effect: wire.effect,
-                    time_added: wire.time_added,
-                })
-                .collect(),
+            pod_cidrs: exact(
+                listed.or_else(|| spec.pod_cidr.filter(|one| !one.is_empty()).map(|one| vec![one])),
+                |text| text,
+            ),
+            addresses: exact(status.addresses, |wire| NodeAddress {
+                kind: wire.r#type,
+                address: wire.address,
+            }),
+            taints: exact(spec.taints, |wire| Taint {
+                key: wire.key,
+                value: wire.value,
+                effect: wire.effect,
+                time_added: wire.time_added,
+            }),
             ready,
             network_unavailable,
             deleting: metadata.deletion_timestamp.is_some(),
