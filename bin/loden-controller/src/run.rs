@@ -183,7 +183,7 @@ fn node_settings(flags: &Flags, cloud: &Connection, pod_cidrs: &[IpNet]) -> Node
             source_dest_check_off: routes && !flags.skip_disable_source_dest_check,
             audit: flags.node_monitor_period,
         },
-        vpc: VpcId(cloud.vpc_id.clone()),
+        vpc: VpcId::from(cloud.vpc_id.clone()),
     }
 }
 
@@ -256,7 +256,7 @@ fn node_mask(flags: &Flags, pod_cidrs: &[IpNet], pod_cidr: IpNet) -> Result<(&'s
 }
 
 fn route_settings(flags: &Flags, cloud: &Connection, pod_cidrs: Vec<IpNet>) -> Result<Settings> {
-    let vpc = VpcId(cloud.vpc_id.clone());
+    let vpc = VpcId::from(cloud.vpc_id.clone());
     let given = flags.cluster_id.as_ref().or(flags.cluster_name.as_ref()).or(cloud.cluster_id.as_ref());
     let cluster = match given {
         Some(id) => ClusterId::parse(id)?,

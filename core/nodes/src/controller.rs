@@ -87,7 +87,7 @@ pub fn preview(node: &Node, instance: Option<&Instance>, dual_stack: bool) -> Re
             Ok(diff(node, &wants, Gate::Open))
         }
         (None, Ok(ProviderId { instance, .. })) if node.readiness == Readiness::Unknown => {
-            let steps = vec![Step::Delete { instance: InstanceId(instance) }];
+            let steps = vec![Step::Delete { instance: InstanceId::from(instance) }];
             Ok(Plan { steps, ..unchanged })
         }
         (None, Ok(ProviderId { instance, .. })) => Err(format!("the cloud knows no instance {instance}")),
@@ -263,7 +263,7 @@ impl Controller {
         match node.provider() {
             Ok(ProviderId { region, instance }) if region == self.settings.region => {
                 self.over(&About::Node(node.name.clone()), "ProviderIDInvalid");
-                Some(InstanceId(instance))
+                Some(InstanceId::from(instance))
             }
             Ok(ProviderId { region, .. }) => {
                 if node.uninitialized {

@@ -19,7 +19,7 @@ pub(crate) fn node(name: &str) -> Node {
 pub(crate) fn instance(name: &str) -> Instance {
     let number: String = name.chars().filter(char::is_ascii_digit).collect();
     Instance {
-        id: InstanceId(format!("i-{name}")),
+        id: InstanceId::from(format!("i-{name}")),
         region: "cn-hangzhou".to_owned(),
         zone: "cn-hangzhou-h".to_owned(),
         instance_type: "ecs.g7.large".to_owned(),

@@ -5,6 +5,7 @@
 //! its own route entry, and a controller that compares the two would delete and recreate it for ever.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use loden_aliyun::{ProviderId, ProviderIdError};
@@ -13,22 +14,22 @@ use serde::{Deserialize, Serialize};
 /// The ID of a VPC (`vpc-…`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct VpcId(pub String);
+pub struct VpcId(Arc<str>);
 
 /// The ID of a *cloud* route table (`vtb-…`); the kernel's table numbers are another type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct VpcRouteTableId(pub String);
+pub struct VpcRouteTableId(Arc<str>);
 
 /// The ID of an ECS instance (`i-…`), without region and scheme.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct InstanceId(pub String);
+pub struct InstanceId(Arc<str>);
 
 /// The ID of a vSwitch (`vsw-…`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct VSwitchId(pub String);
+pub struct VSwitchId(Arc<str>);
 
 macro_rules! id_text {
     ($($name:ident),*) => {$(
@@ -40,13 +41,13 @@ macro_rules! id_text {
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
 
         impl From<String> for $name {
             fn from(text: String) -> Self {
-                Self(text)
+                Self(text.into())
             }
         }
 
@@ -121,7 +122,7 @@ impl Node {
     /// # Errors
     /// The provider ID names no ECS instance.
     pub fn instance(&self) -> Result<InstanceId, ProviderIdError> {
-        self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId(id.instance))
+        self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId::from(id.instance))
     }
 
     /// The node's pod CIDRs without host bits, the first of each family: the destinations of its route entries. Texts that are no network
@@ -237,13 +238,13 @@ impl NextHop {
     /// An ECS instance as next hop.
     #[must_use]
     pub fn instance(id: &InstanceId) -> Self {
-        Self { kind: "Instance".to_owned(), id: id.0.clone() }
+        Self { kind: "Instance".to_owned(), id: id.to_string() }
     }
 
     /// The instance, when it is one. The API's own spelling varies in case.
     #[must_use]
     pub fn as_instance(&self) -> Option<InstanceId> {
-        self.kind.eq_ignore_ascii_case("instance").then(|| InstanceId(self.id.clone()))
+        self.kind.eq_ignore_ascii_case("instance").then(|| self.id.as_str().into())
     }
 }
 

@@ -48,7 +48,7 @@ impl Client {
         let region =
             if instance.region_id.is_empty() { self.region().to_owned() } else { instance.region_id };
         Instance {
-            id: InstanceId(instance.instance_id),
+            id: InstanceId::from(instance.instance_id),
             region,
             zone: instance.zone_id,
             instance_type: instance.instance_type,

@@ -50,8 +50,8 @@ impl Client {
     /// # Errors
     /// The call failed, or a range in the answer is none.
     pub async fn vpc_cidrs(&self, vpc: &VpcId) -> Result<Vec<IpNet>, Failure> {
-        let request = vpc::DescribeVpcAttribute { region_id: None, vpc_id: vpc.0.clone() };
-        let answer = self.call(&request, &vpc.0).await?;
+        let request = vpc::DescribeVpcAttribute { region_id: None, vpc_id: vpc.to_string() };
+        let answer = self.call(&request, vpc.as_str()).await?;
         let range = |text: &String| {
             text.parse::<IpNet>().map_err(|_| {
                 Failure::transport(format!(
@@ -70,15 +70,15 @@ impl Client {
     pub async fn custom_entries(&self, vpc: &VpcId, table: &VpcRouteTableId) -> Result<u32, Failure> {
         let request = vpc::GetVpcRouteEntrySummary {
             region_id: None,
-            vpc_id: vpc.0.clone(),
-            route_table_id: Some(table.0.clone()),
+            vpc_id: vpc.to_string(),
+            route_table_id: Some(table.to_string()),
             route_entry_type: Some("custom".to_owned()),
         };
         let answer = self.call(&request, table.as_str()).await?;
         answer
             .route_entry_summarys
             .iter()
-            .filter(|summary| summary.route_table_id == table.0)
+            .filter(|summary| summary.route_table_id == table.as_str())
             .flat_map(|summary| &summary.entry_summarys)
             .find(|count| count.route_entry_type.eq_ignore_ascii_case("custom"))
             .map(|count| count.count)
@@ -93,7 +93,7 @@ impl Client {
         destinations: &[IpNet],
     ) -> Result<Option<Vec<RouteEntry>>, Failure> {
         let mut request = vpc::DescribeRouteEntryList {
-            route_table_id: table.0.clone(),
+            route_table_id: table.to_string(),
             dest_cidr_block_list: destinations.iter().map(ToString::to_string).collect(),
             max_result: Some(vpc::MAX_RESULT),
             ..vpc::DescribeRouteEntryList::default()
@@ -177,18 +177,18 @@ fn read_instance(instance: ecs::Instance) -> Option<Instance> {
     let vswitch = instance.vpc_attributes.vswitch_id;
     let primary = instance.network_interfaces.into_iter().find(|interface| interface.kind == "Primary")?;
     (!vswitch.is_empty()).then_some(Instance {
-        id: InstanceId(instance.instance_id),
-        vswitch: VSwitchId(vswitch),
+        id: InstanceId::from(instance.instance_id),
+        vswitch: VSwitchId::from(vswitch),
         primary_eni: primary.network_interface_id,
     })
 }
 
 fn read_table(table: vpc::RouteTable) -> RouteTable {
     RouteTable {
-        id: VpcRouteTableId(table.route_table_id),
+        id: VpcRouteTableId::from(table.route_table_id),
         kind: if table.route_table_type == "System" { TableKind::System } else { TableKind::Custom },
         gateway: table.associate_type.eq_ignore_ascii_case("gateway"),
-        vswitches: table.vswitch_ids.into_iter().map(VSwitchId).collect(),
+        vswitches: table.vswitch_ids.into_iter().map(VSwitchId::from).collect(),
     }
 }
 
@@ -213,7 +213,7 @@ fn refusals(failed: Vec<vpc::FailedRouteEntry>, counted: u32, action: &str) -> R
 
 impl ReadRouteTables for Client {
     async fn has_ipv6(&self, vpc: &VpcId) -> Result<bool, Failure> {
-        let request = vpc::DescribeVpcAttribute { region_id: None, vpc_id: vpc.0.clone() };
+        let request = vpc::DescribeVpcAttribute { region_id: None, vpc_id: vpc.to_string() };
         let answer = self.call(&request, vpc.as_str()).await?;
         Ok(!answer.ipv6_cidr_block.is_empty())
     }
@@ -235,7 +235,7 @@ impl ReadRouteTables for Client {
         let mut tables: BTreeMap<String, RouteTable> = BTreeMap::new();
         for page_number in 1..=MOST_PAGES {
             let request = vpc::DescribeRouteTableList {
-                vpc_id: Some(vpc_id.0.clone()),
+                vpc_id: Some(vpc_id.to_string()),
                 page_number: Some(page_number),
                 page_size: Some(vpc::MAX_PAGE_SIZE),
                 ..vpc::DescribeRouteTableList::default()
@@ -311,9 +311,9 @@ impl WriteRouteTables for Client {
         let by_destination = entry.id.is_empty();
         let request = vpc::ModifyRouteEntry {
             route_entry_id: Some(entry.id.clone()).filter(|_| !by_destination),
-            route_table_id: Some(entry.table.0.clone()).filter(|_| by_destination),
+            route_table_id: Some(entry.table.to_string()).filter(|_| by_destination),
             destination_cidr_block: Some(entry.destination.to_string()).filter(|_| by_destination),
-            new_next_hop_id: Some(to.instance.0.clone()),
+            new_next_hop_id: Some(to.instance.to_string()),
             new_next_hop_type: Some("Instance".to_owned()),
             route_entry_name: Some(to.name.clone()),
             description: Some(to.description.clone()),
@@ -329,9 +329,9 @@ impl WriteRouteTables for Client {
             route_entries: entries
                 .iter()
                 .map(|entry| vpc::NewRouteEntry {
-                    route_table_id: Some(entry.table.0.clone()),
+                    route_table_id: Some(entry.table.to_string()),
                     dst_cidr_block: Some(entry.destination.to_string()),
-                    next_hop: Some(entry.instance.0.clone()),
+                    next_hop: Some(entry.instance.to_string()),
                     next_hop_type: Some("Instance".to_owned()),
                     ip_version: Some(if entry.destination.addr().is_ipv4() { "4" } else { "6" }.to_owned()),
                     name: Some(entry.name.clone()).filter(|name| !name.is_empty()),
@@ -350,7 +350,7 @@ impl WriteRouteTables for Client {
             route_entries: entries
                 .iter()
                 .map(|entry| {
-                    let table = Some(entry.table.0.clone());
+                    let table = Some(entry.table.to_string());
                     if !entry.next_hop.id.is_empty() {
                         vpc::OldRouteEntry {
                             route_table_id: table,

@@ -38,7 +38,7 @@ impl Script {
     }
 
     async fn entries(&self) -> Result<Vec<RouteEntry>, Failure> {
-        self.client.list_entries(&VpcRouteTableId("vtb-1".to_owned())).await
+        self.client.list_entries(&VpcRouteTableId::from("vtb-1")).await
     }
 
     fn assert_all_given(&self) {
@@ -151,7 +151,7 @@ async fn tables_that_are_counted_and_not_shown_are_an_error() {
             json!({"RequestId": "R", "PageSize": 50, "PageNumber": 1, "TotalCount": 2, "RouterTableList": list}),
         )
     };
-    let vpc = VpcId("vpc-1".to_owned());
+    let vpc = VpcId::from("vpc-1");
     let script = Script::of([tables(&["vtb-1"]), tables(&[])]).await;
     let error = script.client.list_tables(&vpc).await.unwrap_err();
     assert!(error.message.contains("vpc-1 is incomplete"), "{error}");
@@ -170,7 +170,7 @@ async fn an_instance_that_is_half_made_is_not_there_and_hides_no_other() {
     let young = json!({"InstanceId": "i-2"});
     let answer = json!({"RequestId": "R", "Instances": {"Instance": [young, whole]}});
     let script = Script::of([(200, answer)]).await;
-    let ids = ["i-1", "i-2"].map(|id| InstanceId(id.to_owned()));
+    let ids = ["i-1", "i-2"].map(InstanceId::from);
     let found = script.client.describe_instances(&ids).await.unwrap();
     assert_eq!(found.iter().map(|instance| instance.primary_eni.as_str()).collect::<Vec<_>>(), ["eni-1"]);
     script.assert_all_given();

@@ -214,7 +214,7 @@ async fn tell_nodes(
     for node in &all {
         match node.provider() {
             Ok(provider) if provider.region == settings.control.region => {
-                ids.insert(InstanceId(provider.instance));
+                ids.insert(InstanceId::from(provider.instance));
             }
             Ok(_) => {}
             Err(_) if node.uninitialized && node.provider_id.trim().is_empty() => {
@@ -241,7 +241,7 @@ async fn tell_nodes(
     for node in &all {
         let instance = match node.provider() {
             Ok(provider) if provider.region == settings.control.region => {
-                described.get(&InstanceId(provider.instance))
+                described.get(&InstanceId::from(provider.instance))
             }
             Ok(_) => continue,
             Err(_) => {

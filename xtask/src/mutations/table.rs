@@ -19,8 +19,8 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         defect: "provider IDs are compared as they are spelt, so a node with a scheme in its ID never equals its own entry",
         edits: &[Edit {
             file: MODEL,
-            old: "self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId(id.instance))",
-            new: "self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId(if self.provider_id.contains(\"://\") { self.provider_id.clone() } else { id.instance }))",
+            old: "self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId::from(id.instance))",
+            new: "self.provider_id.trim().parse::<ProviderId>().map(|id| InstanceId::from(if self.provider_id.contains(\"://\") { self.provider_id.clone() } else { id.instance }))",
         }],
     },
     Mutation {

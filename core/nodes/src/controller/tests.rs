@@ -444,17 +444,17 @@ proptest! {
                     world.change(&name(n), |node| node.readiness = Readiness::Unknown),
                 Move::Speak(n) if world.nodes.contains_key(&name(n)) =>
                     world.change(&name(n), |node| node.readiness = Readiness::Ready),
-                Move::Release(n) => { world.cloud.remove(&InstanceId(format!("i-n{n}"))); }
+                Move::Release(n) => { world.cloud.remove(&InstanceId::from(format!("i-n{n}"))); }
                 Move::Meddle(n) if world.nodes.contains_key(&name(n)) =>
                     world.change(&name(n), |node| node.addresses.clear()),
                 Move::Check(n) =>
-                    world.controller.on_event(world.now, Event::Check { instance: InstanceId(format!("i-n{n}")), off: true }),
+                    world.controller.on_event(world.now, Event::Check { instance: InstanceId::from(format!("i-n{n}")), off: true }),
                 Move::Fail(fails) => world.failure = fails.then(|| Failure::transport("x")),
                 Move::Wait(tenths) => {
                     let (cloud, before) = (world.cloud.clone(), world.nodes.clone());
                     world.run(Duration::from_millis(u64::from(tenths) * 100));
                     for (name, node) in before {
-                        let alive = cloud.contains_key(&InstanceId(format!("i-{name}")));
+                        let alive = cloud.contains_key(&InstanceId::from(format!("i-{name}")));
                         if alive || node.readiness != Readiness::Unknown {
                             prop_assert!(world.nodes.contains_key(&name), "{name} was deleted");
                         }
@@ -470,7 +470,7 @@ proptest! {
         }
         world.run(Duration::from_secs(3600));
         for (name, node) in &world.nodes {
-            if world.cloud.contains_key(&InstanceId(format!("i-{name}"))) {
+            if world.cloud.contains_key(&InstanceId::from(format!("i-{name}"))) {
                 prop_assert!(!node.uninitialized && node.addresses == complete(name).addresses, "{node:?}");
             } else {
                 prop_assert!(node.readiness != Readiness::Unknown, "{name} is left behind");

@@ -33,11 +33,11 @@ pub(super) struct Conditions {
     written: BTreeMap<String, Written>,
 }
 
+/// What is known of a node that was written.
 #[derive(Debug)]
 struct Written {
-    value: NetworkUnavailable,
-    /// The node was seen with it: from then on another value is somebody else's.
-    seen: bool,
+    /// What was written, until the node is seen with it. From then on it is what the node carries, and another value is somebody else's.
+    unseen: Option<Box<NetworkUnavailable>>,
     contested: Contest,
 }
 
@@ -63,8 +63,14 @@ impl Conditions {
         self.written.remove(node);
     }
 
-    /// Compares what a node carries with what was written, and finds out whether another writer is at work.
-    pub(super) fn observed(&mut self, now: Moment, node: &Node, notices: &mut Notices) {
+    /// Compares what a node carries with what was written and what it carried `before`, and finds out whether another writer is at work.
+    pub(super) fn observed(
+        &mut self,
+        now: Moment,
+        node: &Node,
+        before: Option<&NetworkUnavailable>,
+        notices: &mut Notices,
+    ) {
         let mut due = now;
         if let (Some(written), Some(carried)) = (self.written.get_mut(&node.name), &node.network_unavailable)
         {
@@ -72,10 +78,10 @@ impl Conditions {
                 written.contested = Contest::default();
                 notices.over(&About::Node(node.name.clone()), "ConditionContested", "");
             }
-            if written.value == *carried {
-                written.seen = true;
-            } else if written.seen && self.in_flight.get(&node.name) != Some(carried) {
-                written.seen = false;
+            if written.unseen.as_deref().or(before) == Some(carried) {
+                written.unseen = None;
+            } else if written.unseen.is_none() && self.in_flight.get(&node.name) != Some(carried) {
+                written.unseen = before.cloned().map(Box::new);
                 let changes = written.contested.changes.saturating_add(1);
                 written.contested = Contest { changes, last: now };
                 if changes >= CONTESTED {
@@ -139,8 +145,9 @@ impl Controller {
                     self.conditions.written.get(name).map(|written| written.contested).unwrap_or_default();
                 // The watch may have shown it already, before the write was reported.
                 let seen = state.node.network_unavailable.as_ref() == Some(&value);
-                state.node.network_unavailable = Some(value.clone());
-                self.conditions.written.insert(name.to_owned(), Written { value, seen, contested });
+                let unseen = (!seen).then(|| Box::new(value.clone()));
+                state.node.network_unavailable = Some(value);
+                self.conditions.written.insert(name.to_owned(), Written { unseen, contested });
                 self.conditions.queue.add(name.to_owned(), now);
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 //! These calls go to another API than the route tables and never wait for those.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use loden_reconcile::{Backoff, Moment, Queue};
@@ -26,7 +27,9 @@ pub(super) enum Check {
 
 #[derive(Debug)]
 struct Known {
-    instance: Instance,
+    vswitch: VSwitchId,
+    /// Its primary network interface.
+    eni: Arc<str>,
     check: Check,
 }
 
@@ -34,7 +37,7 @@ struct Known {
 pub(super) struct Instances {
     flight: Option<(CallId, Call)>,
     known: BTreeMap<InstanceId, Known>,
-    by_eni: BTreeMap<String, InstanceId>,
+    by_eni: BTreeMap<Arc<str>, InstanceId>,
     describe: Queue<InstanceId>,
     read: Queue<InstanceId>,
     switch_off: Queue<InstanceId>,
@@ -69,7 +72,7 @@ impl Instances {
 
     pub(super) fn forget(&mut self, instance: &InstanceId) {
         if let Some(known) = self.known.remove(instance) {
-            self.by_eni.remove(&known.instance.primary_eni);
+            self.by_eni.remove(&known.eni);
         }
         self.describe.remove(instance);
         self.read.remove(instance);
@@ -83,7 +86,7 @@ impl Instances {
     }
 
     pub(super) fn vswitch(&self, instance: &InstanceId) -> Option<&VSwitchId> {
-        self.known.get(instance).map(|known| &known.instance.vswitch)
+        self.known.get(instance).map(|known| &known.vswitch)
     }
 
     pub(super) fn check(&self, instance: &InstanceId) -> Check {
@@ -100,7 +103,7 @@ impl Instances {
     }
 
     fn eni(&self, instance: &InstanceId) -> Option<String> {
-        self.known.get(instance).map(|known| known.instance.primary_eni.clone())
+        self.known.get(instance).map(|known| known.eni.to_string())
     }
 
     fn by_eni(&self, eni: &str) -> Option<InstanceId> {
@@ -210,17 +213,18 @@ impl Controller {
     fn described(&mut self, now: Moment, asked: &[InstanceId], found: &[Instance]) {
         for instance in found {
             self.instances.describe.succeeded(&instance.id);
-            let before = self.instances.known.remove(&instance.id);
-            let check = match before {
-                Some(known) if known.instance.primary_eni == instance.primary_eni => known.check,
+            let eni: Arc<str> = instance.primary_eni.as_str().into();
+            let check = match self.instances.known.remove(&instance.id) {
+                Some(known) if known.eni == eni => known.check,
                 Some(known) => {
-                    self.instances.by_eni.remove(&known.instance.primary_eni);
+                    self.instances.by_eni.remove(&known.eni);
                     Check::Unknown
                 }
                 None => Check::Unknown,
             };
-            self.instances.by_eni.insert(instance.primary_eni.clone(), instance.id.clone());
-            self.instances.known.insert(instance.id.clone(), Known { instance: instance.clone(), check });
+            self.instances.by_eni.insert(Arc::clone(&eni), instance.id.clone());
+            let known = Known { vswitch: instance.vswitch.clone(), eni, check };
+            self.instances.known.insert(instance.id.clone(), known);
             if self.settings.source_dest_check_off {
                 self.instances.read.add(instance.id.clone(), now);
             }

@@ -431,7 +431,8 @@ impl Controller {
                 names.push(name.clone());
             }
         }
-        self.conditions.observed(now, &node, &mut self.notices);
+        let before = self.nodes.get(&name).and_then(|state| state.node.network_unavailable.as_ref());
+        self.conditions.observed(now, &node, before, &mut self.notices);
         let told = node.network_unavailable.as_ref().is_some_and(|condition| !condition.unavailable);
         let waits_since = match self.nodes.get(&name) {
             Some(state) if state.node.uid == node.uid => state.waits_since,

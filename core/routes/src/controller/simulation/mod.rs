@@ -135,7 +135,8 @@ impl World {
                     if let Some(node) =
                         node.filter(|node| node.uid == uid && !self.meddled.contains(&node.name))
                     {
-                        let (cidr, instance) = (node.pod_cidrs[0].clone(), node.instance().unwrap().0);
+                        let (cidr, instance) =
+                            (node.pod_cidrs[0].clone(), node.instance().unwrap().to_string());
                         for table in self.tables() {
                             assert!(
                                 self.vpc.carries(self.now, &table, &cidr, &instance),
