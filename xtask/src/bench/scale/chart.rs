@@ -53,8 +53,13 @@ fn label(run: &Run, showed: &Showed) -> String {
 /// The picture, as SVG.
 pub(super) fn draw(all: &[(Run, Showed)]) -> Result<String> {
     let mut svg = String::new();
-    let drawn: Vec<&(Run, Showed)> =
-        all.iter().filter(|(run, _)| !matches!(run.course, Course::Churn { .. })).collect();
+    // A restart without delay is little but the wait for the dead leader's lease.
+    let shown = |run: &Run| match run.course {
+        Course::Join => true,
+        Course::Restart => run.limits == Limits::Vendor,
+        Course::Churn { .. } => false,
+    };
+    let drawn: Vec<&(Run, Showed)> = all.iter().filter(|(run, _)| shown(run)).collect();
     paint(&mut svg, &drawn).map_err(|error| anyhow!("cannot draw: {error}"))?;
     // A name for those who cannot see it.
     let open = svg.find("<svg").and_then(|at| svg.get(at..)?.find('>').map(|end| at + end + 1));

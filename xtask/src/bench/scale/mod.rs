@@ -83,6 +83,10 @@ pub(crate) fn measure(programs: &Programs, quick: bool) -> Result<Outcome> {
         runs.insert(2, run(1000, Limits::Vendor, Course::Join));
         runs.insert(3, run(5000, Limits::Vendor, Course::Join));
         runs.push(run(5000, Limits::Vendor, Course::Churn { lasting: lasting / 2 }));
+        for nodes in [1000, 5000] {
+            runs.push(run(nodes, Limits::ZeroDelay, Course::Restart));
+            runs.push(run(nodes, Limits::ZeroDelay, Course::Churn { lasting: lasting / 2 }));
+        }
     }
     let mut all = Vec::new();
     for run in runs {

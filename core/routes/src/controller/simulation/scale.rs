@@ -33,8 +33,7 @@ impl World {
     }
 
     fn available_count(&self) -> usize {
-        let told = |node: &&Node| node.network_unavailable.as_ref().is_some_and(|told| !told.unavailable);
-        self.nodes.values().filter(told).count()
+        self.nodes.values().filter(|node| is_available(node)).count()
     }
 
     /// Runs until every node is called available; how long that took.
@@ -47,6 +46,10 @@ impl World {
         }
         self.now - begin
     }
+}
+
+fn is_available(node: &Node) -> bool {
+    node.network_unavailable.as_ref().is_some_and(|told| !told.unavailable)
 }
 
 /// What batches and delay alone dictate.
@@ -105,6 +108,60 @@ fn a_restart_in_the_middle_of_a_thousand_joins_costs_one_listing_and_no_entry_tw
     world.run(5 * SECOND);
     world.assert_right();
     assert_eq!(world.table().len(), 1000);
+}
+
+/// A tenth of the nodes leaves within each of three minutes, evenly, and as many others join; in the middle the controller is restarted.
+fn churn(count: u32) {
+    let mut world = cluster(count);
+    world.until_all_available(floor(count) * 12 / 10);
+    world.run(30 * SECOND);
+    let before = world.kinds.clone();
+    let (pause, turns) = (600 * SECOND / count, 3 * count / 10);
+    let mut waiting: BTreeMap<String, Moment> = BTreeMap::new();
+    let (mut slowest, mut told) = (Duration::ZERO, 0);
+    for turn in 0..turns {
+        world.leave(&format!("n{turn}"));
+        world.grow(count + turn);
+        waiting.insert(format!("n{}", count + turn), world.now);
+        if turn == turns / 2 {
+            world.start();
+        }
+        let next = world.now + pause;
+        while world.now < next || (turn + 1 == turns && !waiting.is_empty()) {
+            world.run(STEP.min(pause));
+            waiting.retain(|name, since| {
+                let waits = !is_available(&world.nodes[name]);
+                if !waits {
+                    (slowest, told) = (slowest.max(world.now - *since), told + 1);
+                }
+                waits
+            });
+        }
+    }
+    println!("{told} of {count} joined one by one, each within {slowest:?}; {:?}", world.kinds);
+    assert_eq!(told, turns);
+    // The batch under way, its own, and the delays of both.
+    assert!(slowest <= 5 * SECOND, "{slowest:?}");
+    let more =
+        |world: &World, kind: &str| world.count_of(kind) - before.get(kind).copied().unwrap_or_default();
+    // Of the new controller one, and the one that follows every start after a while.
+    assert_eq!(more(&world, "full listing"), 2, "{:?}", world.kinds);
+    // No more batches than there are seconds.
+    assert!(more(&world, "CreateRouteEntries") <= 200, "{:?}", world.kinds);
+    // Whose leaving was missed by the restart is collected by its mark.
+    world.run(world.settings.stale_grace + 120 * SECOND);
+    world.assert_right();
+    assert_eq!(world.table().len(), usize::try_from(count).unwrap());
+}
+
+#[test]
+fn a_tenth_of_a_thousand_nodes_changes_every_minute() {
+    churn(1000);
+}
+
+#[test]
+fn a_tenth_of_five_thousand_nodes_changes_every_minute() {
+    churn(5000);
 }
 
 #[test]
