@@ -22,9 +22,9 @@ mod statistics;
 use crate::command::{require_root, step};
 use crate::dist::{self, Binary};
 use crate::{debian, layers};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cargo_metadata::camino::Utf8PathBuf;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use report::Row;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(crate) struct BenchArgs {
 }
 
 /// What can be measured by itself.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// What starting a process costs
     Start,
@@ -114,8 +114,14 @@ fn found(all: &[Binary], name: &str) -> Result<Utf8PathBuf> {
 /// Everything, ours beside peers and floor.
 pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
     let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    let mut together = Part::value_variants().iter().filter(|part| !Part::APART.contains(part));
+    let some = together.clone().any(|part| wanted(*part));
+    ensure!(
+        !arguments.record || !some || together.all(|part| wanted(*part)),
+        "--record would leave the page with a part of its results; name no parts, or only those with tables of their own: profile, scale"
+    );
     let mut told = Vec::new();
-    if arguments.parts.is_empty() || arguments.parts.iter().any(|part| !Part::APART.contains(part)) {
+    if some {
         told.push(("results", measure(arguments, false)?));
     }
     if wanted(Part::Profile) {
