@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -53,6 +54,10 @@ pub(crate) struct Trace {
     /// The calls before the kill, the last one being that which was kept from happening.
     pub(crate) last: VecDeque<String>,
 }
+
+/// Results that the kernel keeps to itself and the tracer (`include/linux/errno.h`, ERESTARTSYS to ERESTART_RESTARTBLOCK): the call has done nothing
+/// and begins anew. A write to `forwarding` does so thousands of times while another namespace's change holds the kernel's lock.
+const RESTARTED: RangeInclusive<i64> = -516..=-512;
 
 /// A traced process or thread.
 #[derive(Debug, Default)]
@@ -180,9 +185,16 @@ impl Tracer {
                 self.trace.calls += 1;
             }
         } else if info.op == libc::PTRACE_SYSCALL_INFO_EXIT
-            && let Some(true) = task.inside.take()
+            && let Some(may_have_effect) = task.inside.take()
+            && !self.trace.killed
         {
-            self.trace.effects += u32::from(!self.trace.killed);
+            // SAFETY: the kernel says by `op` which member of the union it has written.
+            let result = unsafe { info.u.exit.sval };
+            if RESTARTED.contains(&result) {
+                self.trace.calls -= 1;
+            } else {
+                self.trace.effects += u32::from(may_have_effect);
+            }
         }
         true
     }
