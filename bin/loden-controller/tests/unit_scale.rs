@@ -54,7 +54,7 @@ async fn a_thousand_nodes_cost_twenty_batches_and_few_looks_at_the_table() {
     let looks = count("DescribeRouteEntryList");
     assert!(looks <= 1 + NODES / 50 * 3 + 4 * 10, "{calls:?}");
     assert_eq!(count("ModifyNetworkInterfaceAttribute"), 0, "{calls:?}");
-    // That it has no route yet, where that took long, and that it has one; the lease is renewed meanwhile.
+    // At most that it has no route yet, and that it has one; the lease is renewed meanwhile.
     let lease = begun.elapsed().as_secs() + 10;
     assert!(written <= 2 * NODES + lease, "{written} writes in {:?}", begun.elapsed());
     assert!(controller.stop().await);

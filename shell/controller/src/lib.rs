@@ -5,6 +5,7 @@
 //! [`loden_addr::ClusterIpam`]'s, and what a node says of its instance [`loden_nodes::controller::Controller`]'s. What must hold: it runs only while its process leads, and an action that was begun is reported back, however it ended; a state
 //! machine that never hears of its own call would wait for ever.
 
+mod calls;
 mod control;
 mod driver;
 mod dry_run;

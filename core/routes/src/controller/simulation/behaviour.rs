@@ -296,18 +296,23 @@ fn one_instance_that_does_not_exist_holds_up_nobody_else() {
     world.assert_right();
 }
 
+/// Another writer changes the node's condition.
+fn contest(world: &mut World, name: &str) {
+    let mut node = world.nodes[name].clone();
+    node.network_unavailable = Some(NetworkUnavailable {
+        unavailable: true,
+        reason: "Other".to_owned(),
+        message: "another writer".to_owned(),
+    });
+    world.put_node(node);
+}
+
 #[test]
 fn a_condition_that_another_writer_changes_is_repaired_and_the_fight_is_told() {
     let mut world = World::with_nodes(Duration::ZERO, 1);
     world.run(10 * SECOND);
     for _ in 0..4 {
-        let mut meddled = world.nodes["n0"].clone();
-        meddled.network_unavailable = Some(NetworkUnavailable {
-            unavailable: true,
-            reason: "Other".to_owned(),
-            message: "another writer".to_owned(),
-        });
-        world.put_node(meddled);
+        contest(&mut world, "n0");
         world.run(30 * SECOND);
         assert!(!world.condition("n0").unavailable);
     }
@@ -321,13 +326,7 @@ fn a_fight_over_a_condition_is_over_after_a_quiet_time_and_told_again_when_it_be
     let told =
         |world: &World| world.reasons().iter().filter(|reason| **reason == "ConditionContested").count();
     let change = |world: &mut World, pause: Duration| {
-        let mut meddled = world.nodes["n0"].clone();
-        meddled.network_unavailable = Some(NetworkUnavailable {
-            unavailable: true,
-            reason: "Other".to_owned(),
-            message: "another writer".to_owned(),
-        });
-        world.put_node(meddled);
+        contest(world, "n0");
         world.run(pause);
         assert!(!world.condition("n0").unavailable);
     };
