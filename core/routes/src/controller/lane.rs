@@ -22,7 +22,7 @@ use crate::desired::Desired;
 use crate::model::RouteTable;
 use crate::model::{InstanceId, VSwitchId, VpcRouteTableId, is_ipv6};
 use crate::observed::Observed;
-use crate::plan::{Deferred, EntryKey, Obstruction, Place, Step, Waiting, entry_ref};
+use crate::plan::{EntryKey, Obstruction, Place, Step, Waiting, entry_ref};
 use crate::port::{FILTER_LIMIT, Failure, FailureClass};
 use crate::tables::Served;
 
@@ -150,7 +150,7 @@ pub(super) struct Lane {
     pub(super) waiting: BTreeMap<Place, Waiting>,
     pub(super) obstructions: BTreeMap<Place, Obstruction>,
     /// What is in the way of a node, by its pod CIDR, and waits to be removed.
-    pub(super) deferred: BTreeMap<Place, Deferred>,
+    pub(super) deferred: BTreeMap<Place, Obstruction>,
     /// Conflicting entries in the last plan, by table.
     pub(super) conflicting: BTreeMap<VpcRouteTableId, usize>,
     /// Nodes that pods wait for.

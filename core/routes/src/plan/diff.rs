@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{Conflict, Deferred, EntryKey, Obstruction, Plan, Policy, REPOINT_LIMIT, Removal, Step, Waiting};
+use super::{Conflict, EntryKey, Obstruction, Plan, Policy, REPOINT_LIMIT, Removal, Stays, Step, Waiting};
 use crate::desired::{Desired, Wanted};
 use crate::mark::Owner;
 use crate::model::{EntryStatus, InstanceId, RouteEntry, VpcRouteTableId};
@@ -149,20 +149,18 @@ impl TableDiff<'_> {
         plan: &mut Plan,
         permit: &mut impl FnMut(Removal<'_>) -> bool,
     ) -> Option<Step> {
+        let obstruction =
+            |stays| Obstruction { entry: entry.clone(), node: wanted.node.clone(), pod_cidr, stays };
         match entry.instance() {
             None => {
-                plan.obstructions.push(Obstruction {
-                    entry: entry.clone(),
-                    node: wanted.node.clone(),
-                    pod_cidr,
-                });
+                plan.obstructions.push(obstruction(Stays::Foreign));
                 None
             }
             // A live node's own entry, of a node that collides with this one: taking it away would cut that node off.
             Some(instance) if self.desired.keeps(entry.destination, &instance) => None,
             Some(_) if entry.status == EntryStatus::Deleting || self.on_hold(entry.destination) => None,
             Some(_) if !permit(Removal::Conflict(entry)) => {
-                plan.deferred.push(Deferred { entry: entry.clone(), node: wanted.node.clone(), pod_cidr });
+                plan.deferred.push(obstruction(Stays::Deferred));
                 None
             }
             Some(_) if conflict == Conflict::PointsElsewhere && self.can_repoint(entry, wanted) => {

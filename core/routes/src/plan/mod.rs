@@ -254,7 +254,7 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// An entry that takes packets away from a node and that we may not remove.
+/// An entry that takes packets away from a node, and that stays for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstruction {
     /// The entry.
@@ -263,6 +263,17 @@ pub struct Obstruction {
     pub node: String,
     /// The node's pod CIDR.
     pub pod_cidr: IpNet,
+    /// Why it is still there.
+    pub stays: Stays,
+}
+
+/// Why an entry in the way of a node is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// It is not ours to remove.
+    Foreign,
+    /// It is to go, and may not go yet.
+    Deferred,
 }
 
 impl Obstruction {
@@ -275,57 +286,32 @@ impl Obstruction {
 
 impl fmt::Display for Obstruction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match &self.entry.kind {
-            EntryType::Custom => "custom",
-            EntryType::System => "system",
-            EntryType::Dynamic(kind) => kind,
+        let Self { entry, node, pod_cidr, stays } = self;
+        let (kind, remedy) = match (stays, &entry.kind) {
+            (Stays::Deferred, _) => (
+                "",
+                "there are many like it, so it waits to be removed; look whether another cluster or route controller uses these pod CIDRs",
+            ),
+            (Stays::Foreign, kind) => (
+                match kind {
+                    EntryType::Custom => "custom ",
+                    EntryType::System => "system ",
+                    EntryType::Dynamic(kind) => &format!("{kind} "),
+                },
+                "it points to no single instance, so it is left in place: remove it by hand if nothing needs it",
+            ),
         };
         write!(
             f,
-            "{kind} route entry {} via {} in route table {} takes packets for pod CIDR {} of node {}; it points to no single instance, so it is left in place: remove it by hand if nothing needs it",
-            self.entry.destination,
-            self.entry.via(),
-            self.entry.table,
-            self.pod_cidr,
-            self.node
+            "{kind}route entry {} via {} in route table {} takes packets for pod CIDR {pod_cidr} of node {node}; {remedy}",
+            entry.destination,
+            entry.via(),
+            entry.table,
         )
     }
 }
 
-/// An entry in the way of a node that is to go, and may not go yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deferred {
-    /// The entry.
-    pub entry: RouteEntry,
-    /// The node that suffers.
-    pub node: String,
-    /// The node's pod CIDR.
-    pub pod_cidr: IpNet,
-}
-
-impl Deferred {
-    /// It takes the whole pod CIDR, so the node cannot have its entry.
-    #[must_use]
-    pub fn whole(&self) -> bool {
-        self.entry.destination == self.pod_cidr
-    }
-}
-
-impl fmt::Display for Deferred {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "route entry {} via {} in route table {} takes packets for pod CIDR {} of node {}; there are many like it, so it waits to be removed; look whether another cluster or route controller uses these pod CIDRs",
-            self.entry.destination,
-            self.entry.via(),
-            self.entry.table,
-            self.pod_cidr,
-            self.node
-        )
-    }
-}
-
-/// A removal that [`diff`] asks leave for: whether it is right is decided, whether it may be now is not.
+/// A removal that [`diff()`] asks leave for: whether it is right is decided, whether it may be now is not.
 #[derive(Debug, Clone, Copy)]
 pub enum Removal<'a> {
     /// An entry of ours without a node.
@@ -344,7 +330,7 @@ pub struct Plan {
     /// What stands in the way.
     pub obstructions: Vec<Obstruction>,
     /// What is in the way and goes later.
-    pub deferred: Vec<Deferred>,
+    pub deferred: Vec<Obstruction>,
     /// Entries equal to what is wanted that carry no mark: they are ours from now on.
     pub adopt: Vec<EntryKey>,
     /// Entries of ours without a node, whether or not they are collected in this plan.

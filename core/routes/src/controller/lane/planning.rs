@@ -11,13 +11,22 @@ use super::window::most;
 use crate::check::{check, check_batch};
 use crate::desired::{Desired, Unserved, desired};
 use crate::model::{InstanceId, VpcRouteTableId};
-use crate::plan::{Deferred, EntryKey, Plan, Policy, Removal, Step, diff};
+use crate::plan::{EntryKey, Obstruction, Place, Plan, Policy, Removal, Step, diff};
 use crate::port::BATCH_LIMIT;
 
 /// Custom entries that a table takes unless more were asked for (`vpc_quota_route_entrys_num`).
 const DEFAULT_QUOTA: usize = 200;
 /// The share of a table's quota from which people are warned.
 const WARN_PERCENT: usize = 80;
+
+/// Obstructions by table and pod CIDR: of several on one pod CIDR the one that takes all of it is told.
+fn by_place(found: &[Obstruction]) -> BTreeMap<Place, Obstruction> {
+    let partly = found.iter().filter(|found| !found.whole());
+    partly
+        .chain(found.iter().filter(|found| found.whole()))
+        .map(|found| ((found.entry.table.clone(), found.pod_cidr), found.clone()))
+        .collect()
+}
 
 impl Controller {
     /// Plans anew, and takes the first steps that one call can carry. `None`: there is nothing to do now, and `look_at` says when there may be.
@@ -145,26 +154,13 @@ impl Controller {
                 wait.limit = full.limit;
             }
         }
-        // Of several on one pod CIDR the one that takes all of it is told.
-        let obstructions: BTreeMap<_, _> = plan
-            .obstructions
-            .iter()
-            .filter(|found| !found.whole())
-            .chain(plan.obstructions.iter().filter(|found| found.whole()))
-            .map(|found| ((found.entry.table.clone(), found.pod_cidr), found.clone()))
-            .collect();
+        let obstructions = by_place(&plan.obstructions);
+        let deferred = by_place(&plan.deferred);
         let mut touched: BTreeSet<String> = self.lane.desired.unserved.keys().cloned().collect();
         touched.extend(self.lane.waiting.values().chain(waiting.values()).map(|wait| wait.node.clone()));
         touched.extend(
             self.lane.obstructions.values().chain(obstructions.values()).map(|found| found.node.clone()),
         );
-        let deferred: BTreeMap<_, Deferred> = plan
-            .deferred
-            .iter()
-            .filter(|found| !found.whole())
-            .chain(plan.deferred.iter().filter(|found| found.whole()))
-            .map(|found| ((found.entry.table.clone(), found.pod_cidr), found.clone()))
-            .collect();
         touched.extend(self.lane.deferred.values().chain(deferred.values()).map(|found| found.node.clone()));
         self.lane.deferred = deferred;
         self.lane.waiting = waiting;
@@ -254,14 +250,14 @@ impl Controller {
 
     /// Somebody else seems to use the nodes' pod CIDRs: a person decides whose they are while not much is lost.
     fn tell_deferred(&mut self, plan: &Plan) {
-        let mut waiting: BTreeMap<&VpcRouteTableId, Vec<&Deferred>> = BTreeMap::new();
+        let mut waiting: BTreeMap<&VpcRouteTableId, Vec<&Obstruction>> = BTreeMap::new();
         for found in &plan.deferred {
             waiting.entry(&found.entry.table).or_default().push(found);
         }
         let bound = most(self.nodes.len(), self.settings.conflict_percent).unwrap_or(usize::MAX);
         for (table, found) in &waiting {
             self.notices.stand(About::Controller, "ConflictsBounded", table.as_str(), || {
-                let show = |found: &&Deferred| {
+                let show = |found: &&Obstruction| {
                     let entry = &found.entry;
                     let name = if entry.name.is_empty() { String::new() } else { format!(" named {}", entry.name) };
                     format!("{} via {}{name}", entry.destination, entry.via())
